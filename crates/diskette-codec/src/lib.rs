@@ -1,0 +1,1 @@
+//! Compress or decompress one chunk of a disk image.

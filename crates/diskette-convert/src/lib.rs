@@ -1,0 +1,1 @@
+//! The parallel engine of diskette: convert, compare, measure.

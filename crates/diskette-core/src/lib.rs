@@ -1,0 +1,55 @@
+//! The ground on which every crate of diskette stands: traits, the values that pass between them, one error.
+//!
+//! ```text
+//!  Storage        host bytes at host offsets: a file, memory, an HTTP object
+//!     ▲
+//!  Format         opens a Storage as an image: a BlockReader and what is known of it
+//!     ▲
+//!  BlockReader    a disk as its guest sees it: extents, and the bytes in them
+//!     ▲
+//!  Chain          the layers of overlays and backing images, read as one disk
+//! ```
+//!
+//! Writing goes the other way: a [`WritableFormat`] lays out an image by an [`ImageWriter`], or changes one that exists
+//! by a [`BlockWriter`].
+//!
+//! An image is not to be trusted. What it says passes through a [`Field`] before it is used, costs no more than
+//! [`Limits`] allow, and any other file it names is opened by a [`Resolver`], or not at all.
+
+mod cache;
+mod chain;
+mod check;
+mod error;
+mod extent;
+mod field;
+mod format;
+mod info;
+mod limits;
+mod open;
+mod options;
+mod reader;
+mod reference;
+mod storage;
+mod table;
+mod units;
+mod writer;
+
+pub use cache::TableCache;
+pub use chain::{Chain, Layer};
+pub use check::{CheckReport, CheckableFormat, Finding, Severity};
+pub use error::{Claim, Error, Result};
+pub use extent::{Extent, ExtentKind, HostOffset};
+pub use field::Field;
+pub use format::{Ends, Format, Match, OpenContext, Opened, SnapshotFormat};
+pub use info::{Details, Identity, ImageInfo, SnapshotInfo, Value};
+pub use limits::Limits;
+pub use open::{FormatChoice, OpenOptions, Registry};
+pub use options::{OptionSpec, Options, parse_size};
+pub use reader::{BlockReader, BlockReaderExt, Extents, is_zero};
+pub use reference::{NoReferences, Reference, Resolver, Role};
+pub use storage::{Run, RunKind, Storage, StorageExt, StorageMut};
+pub use table::Table;
+pub use units::{GIB, KIB, MIB, SECTOR, TIB, round_down, round_up};
+pub use writer::{
+    BackingImage, BlockWriter, ImageWriter, Measure, NewImage, Packed, Packer, WritableFormat,
+};

@@ -1,0 +1,83 @@
+//! What opening and reading an image may cost.
+
+use crate::{Error, Result};
+
+/// Budgets that are asked before anything is sized by an image's numbers.
+///
+/// The defaults suit images of any size that real tools make, on a machine that does not trust them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of one table kept in memory whole: a QCOW2 L1 table, a grain directory.
+    pub table_bytes: u64,
+    /// Bytes of tables that are read when needed and kept while there is room, for one image.
+    pub cache_bytes: u64,
+    /// Layers in a chain, the top one included.
+    pub chain_depth: u64,
+    /// Files that make up one image.
+    pub parts: u64,
+    /// Bytes of a text descriptor.
+    pub descriptor_bytes: u64,
+    /// Bytes of one granule: a cluster, a grain, a block that must be handled whole.
+    pub granule_bytes: u64,
+    /// Internal snapshots of one image.
+    pub snapshots: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            table_bytes: 64 << 20,
+            cache_bytes: 16 << 20,
+            chain_depth: 256,
+            parts: 4096,
+            descriptor_bytes: 1 << 20,
+            granule_bytes: 256 << 20,
+            snapshots: 65536,
+        }
+    }
+}
+
+impl Limits {
+    /// Whether a table of `wanted` bytes may be kept in memory.
+    pub fn allow_table(&self, what: &'static str, wanted: u64) -> Result<()> {
+        allow(what, wanted, self.table_bytes)
+    }
+
+    /// Whether an image may consist of `wanted` files.
+    pub fn allow_parts(&self, wanted: u64) -> Result<()> {
+        allow("number of files of one image", wanted, self.parts)
+    }
+
+    /// Whether a descriptor of `wanted` bytes may be read.
+    pub fn allow_descriptor(&self, wanted: u64) -> Result<()> {
+        allow("descriptor's bytes", wanted, self.descriptor_bytes)
+    }
+
+    /// Whether a granule of `wanted` bytes may be handled.
+    pub fn allow_granule(&self, what: &'static str, wanted: u64) -> Result<()> {
+        allow(what, wanted, self.granule_bytes)
+    }
+
+    /// Whether a chain may have `wanted` layers.
+    pub fn allow_layers(&self, wanted: u64) -> Result<()> {
+        allow("number of layers", wanted, self.chain_depth)
+    }
+
+    /// Whether an image may have `wanted` snapshots.
+    pub fn allow_snapshots(&self, wanted: u64) -> Result<()> {
+        allow("number of snapshots", wanted, self.snapshots)
+    }
+}
+
+fn allow(what: &'static str, wanted: u64, limit: u64) -> Result<()> {
+    if wanted <= limit {
+        Ok(())
+    } else {
+        Err(Error::LimitExceeded {
+            what,
+            wanted,
+            limit,
+        })
+    }
+}

@@ -1,0 +1,261 @@
+//! From a storage to an image, or to a chain of them: the only loop that follows backing files.
+
+use std::sync::Arc;
+
+use crate::{
+    Chain, Ends, Error, Format, Limits, Match, NoReferences, OpenContext, Opened, Reference,
+    Resolver, Result, Storage, StorageExt,
+};
+
+/// The formats that a program knows, in the order in which they are asked.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    formats: Vec<&'static dyn Format>,
+}
+
+/// How an image's format is settled. Complete by nature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FormatChoice {
+    /// It is this one.
+    Named(String),
+    /// By the file's first and last bytes. A guest that owns a raw disk can make it look like any format: name `raw`
+    /// where that is what it is.
+    Probe,
+}
+
+/// How images are opened.
+///
+/// By default the top image's format is probed, no other file is opened, and a backing image whose format is not named
+/// is refused.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct OpenOptions {
+    /// The format of the top image.
+    pub format: FormatChoice,
+    /// Opens the files that images name, or refuses.
+    pub files: Arc<dyn Resolver>,
+    /// Budgets.
+    pub limits: Limits,
+    /// Whether the format of a backing image may be probed where the overlay does not name it.
+    pub probe_backing: bool,
+    /// Whether a backing image is taken although it is not the one that the overlay was made over.
+    pub ignore_identity: bool,
+    /// An internal snapshot of the top image, by id or name, instead of its present state.
+    pub snapshot: Option<String>,
+    /// See [`OpenContext::salvage`].
+    pub salvage: bool,
+    /// See [`OpenContext::metadata_only`].
+    pub metadata_only: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            format: FormatChoice::Probe,
+            files: Arc::new(NoReferences),
+            limits: Limits::default(),
+            probe_backing: false,
+            ignore_identity: false,
+            snapshot: None,
+            salvage: false,
+            metadata_only: false,
+        }
+    }
+}
+
+impl OpenOptions {
+    /// What formats are handed when they open an image.
+    #[must_use]
+    pub fn context(&self) -> OpenContext<'_> {
+        OpenContext {
+            files: &*self.files,
+            limits: &self.limits,
+            salvage: self.salvage,
+            metadata_only: self.metadata_only,
+        }
+    }
+}
+
+impl Registry {
+    /// A registry of these formats.
+    #[must_use]
+    pub const fn new(formats: Vec<&'static dyn Format>) -> Self {
+        Self { formats }
+    }
+
+    /// The formats, in the order in which they are asked.
+    #[must_use]
+    pub fn formats(&self) -> &[&'static dyn Format] {
+        &self.formats
+    }
+
+    /// The format of this name.
+    pub fn get(&self, name: &str) -> Result<&'static dyn Format> {
+        let found = self
+            .formats
+            .iter()
+            .copied()
+            .find(|format| format.name() == name);
+        found.ok_or_else(|| Error::UnknownFormat {
+            name: name.to_owned(),
+        })
+    }
+
+    /// The format of a file, by its first and last bytes. A file with the signatures of two formats is refused.
+    pub fn probe(&self, storage: &dyn Storage) -> Result<&'static dyn Format> {
+        let size = storage.total_size()?;
+        let head = storage.read_vec(clamped(size, Ends::HEAD), 0)?;
+        let tail_len = clamped(size, Ends::TAIL);
+        let tail = storage.read_vec(tail_len, size - tail_len as u64)?;
+        let ends = Ends {
+            head: &head,
+            tail: &tail,
+            size,
+        };
+
+        let mut best: Option<(Match, &'static dyn Format)> = None;
+        for &format in &self.formats {
+            let sure = format.probe(&ends);
+            match best {
+                Some((Match::Sure, first)) if sure == Match::Sure => {
+                    let storage = storage.name().to_owned();
+                    return Err(Error::Ambiguous {
+                        storage,
+                        first: first.name(),
+                        second: format.name(),
+                    });
+                }
+                Some((so_far, _)) if sure <= so_far => {}
+                _ if sure == Match::No => {}
+                _ => best = Some((sure, format)),
+            }
+        }
+        best.map(|(_, format)| format)
+            .ok_or_else(|| Error::UnknownFormat {
+                name: storage.name().to_owned(),
+            })
+    }
+
+    /// The format that `choice` settles for `storage`.
+    pub fn choose(
+        &self,
+        choice: &FormatChoice,
+        storage: &dyn Storage,
+    ) -> Result<&'static dyn Format> {
+        match choice {
+            FormatChoice::Named(name) => self.get(name),
+            FormatChoice::Probe => self.probe(storage),
+        }
+    }
+
+    /// One image. Its backing image is only named.
+    pub fn open(&self, storage: Arc<dyn Storage>, options: &OpenOptions) -> Result<Opened> {
+        let format = self.choose(&options.format, &*storage)?;
+        let Some(snapshot) = &options.snapshot else {
+            return open_as(format, storage, options);
+        };
+        let Some(snapshots) = format.snapshots() else {
+            return Err(Error::unsupported(
+                format.name(),
+                "reading an internal snapshot",
+            ));
+        };
+        let name = storage.name().to_owned();
+        Ok(with_name(
+            snapshots.open_snapshot(storage, snapshot, &options.context())?,
+            name,
+        ))
+    }
+
+    /// An image, and all that lie below it.
+    pub fn open_chain(&self, storage: Arc<dyn Storage>, options: &OpenOptions) -> Result<Chain> {
+        let mut from = Arc::clone(&storage);
+        let mut seen = vec![storage.name().to_owned()];
+        let mut chain = Chain::new(self.open(storage, options)?);
+        while let Some(reference) = chain.lowest().backing.clone() {
+            options.limits.allow_layers(seen.len() as u64 + 1)?;
+            let storage = options.files.open(&reference, &*from)?;
+            if seen.iter().any(|name| name == storage.name()) {
+                return Err(reference
+                    .refused("the chain leads back to an image that is already part of it"));
+            }
+            let image = self.open_backing(
+                Arc::clone(&storage),
+                &reference,
+                chain.lowest().info.format,
+                options,
+            )?;
+            seen.push(storage.name().to_owned());
+            from = storage;
+            chain.push(image)?;
+        }
+        Ok(chain)
+    }
+
+    /// The image that `reference` of an overlay in format `overlay` leads to: `storage` is that file.
+    pub fn open_backing(
+        &self,
+        storage: Arc<dyn Storage>,
+        reference: &Reference,
+        overlay: &'static str,
+        options: &OpenOptions,
+    ) -> Result<Opened> {
+        let format = match &reference.format {
+            Some(name) => self.get(name)?,
+            None if options.probe_backing => self.probe(&*storage)?,
+            None => {
+                return Err(
+                    reference.refused("its format is not named, and probing it was not asked for")
+                );
+            }
+        };
+        let image = open_as(format, storage, options)?;
+        if !options.ignore_identity {
+            check_identity(reference, &image, overlay)?;
+        }
+        Ok(image)
+    }
+}
+
+fn open_as(
+    format: &'static dyn Format,
+    storage: Arc<dyn Storage>,
+    options: &OpenOptions,
+) -> Result<Opened> {
+    let name = storage.name().to_owned();
+    Ok(with_name(format.open(storage, &options.context())?, name))
+}
+
+/// An image of one file need not list it.
+fn with_name(mut image: Opened, name: String) -> Opened {
+    if image.info.files.is_empty() {
+        image.info.files.push(name);
+    }
+    image
+}
+
+/// That the backing image is the one the overlay was made over.
+fn check_identity(reference: &Reference, image: &Opened, overlay: &'static str) -> Result<()> {
+    for expected in &reference.identity {
+        let found = image
+            .info
+            .identity
+            .iter()
+            .find(|found| found.kind == expected.kind);
+        if let Some(found) = found
+            && found.value != expected.value
+        {
+            return Err(Error::WrongBacking {
+                format: overlay,
+                what: expected.kind,
+                expected: expected.value.clone(),
+                found: found.value.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn clamped(size: u64, most: usize) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX).min(most)
+}

@@ -1,0 +1,149 @@
+//! Making images, and changing them.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::{BlockReader, OpenContext, OptionSpec, Options, Result, StorageMut};
+
+/// How a format is written.
+pub trait WritableFormat: Send + Sync {
+    /// The options that a new image can have.
+    fn options(&self) -> &'static [OptionSpec];
+
+    /// The options that `what` will have, with the defaults filled in: names and values in qemu-img's order, for people.
+    fn settled_options(&self, what: &NewImage) -> Result<Vec<(&'static str, String)>>;
+
+    /// How large an image will be at least and at most, if `data` bytes of whole granules are not zero.
+    fn measure(&self, what: &NewImage, data: u64) -> Result<Measure>;
+
+    /// The unit in which [`measure`](Self::measure) wants its data counted, in bytes.
+    fn granule_size(&self, what: &NewImage) -> Result<u64>;
+
+    /// A new image, to be filled in guest order. What `to` held before is lost.
+    fn create(&self, to: Arc<dyn StorageMut>, what: &NewImage) -> Result<Box<dyn ImageWriter>>;
+
+    /// An image that exists, to be written anywhere. `below` is what its holes show.
+    fn edit(
+        &self,
+        image: Arc<dyn StorageMut>,
+        below: Option<Arc<dyn BlockReader>>,
+        cx: &OpenContext<'_>,
+    ) -> Result<Box<dyn BlockWriter>>;
+}
+
+/// What a new image is to be.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct NewImage {
+    /// The disk's size in bytes. Formats that count in sectors round it up.
+    pub size: u64,
+    /// The image below.
+    pub backing: Option<BackingImage>,
+    /// Whether guest data is to be compressed.
+    pub compress: bool,
+    /// The format's own options; [`WritableFormat::options`] lists them.
+    pub options: Options,
+}
+
+impl NewImage {
+    /// A disk of `size` bytes, with the format's defaults.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        Self {
+            size,
+            ..Self::default()
+        }
+    }
+
+    /// The same, with one of the format's options.
+    #[must_use]
+    pub fn with_option(mut self, name: &str, value: &str) -> Self {
+        self.options.set(name, value);
+        self
+    }
+
+    /// The same, over a backing image.
+    #[must_use]
+    pub fn with_backing(mut self, backing: BackingImage) -> Self {
+        self.backing = Some(backing);
+        self
+    }
+
+    /// The same, with guest data compressed.
+    #[must_use]
+    pub const fn compressed(mut self) -> Self {
+        self.compress = true;
+        self
+    }
+}
+
+/// A backing image, as a new overlay is to name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackingImage {
+    /// The name that the overlay will bear.
+    pub target: String,
+    /// The format that the overlay will name.
+    pub format: String,
+}
+
+/// How large an image will be, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measure {
+    /// With the data that was counted.
+    pub required: u64,
+    /// With all of the disk allocated.
+    pub fully_allocated: u64,
+    /// For persistent bitmaps, in formats that have them.
+    pub bitmaps: Option<u64>,
+}
+
+/// Lays out a whole new image. Told of chunks in guest order, by one thread.
+pub trait ImageWriter: Debug + Send {
+    /// What turns chunks into bytes to store.
+    fn packer(&self) -> Arc<dyn Packer>;
+
+    /// Where packed chunks are to be written.
+    fn storage(&self) -> Arc<dyn StorageMut>;
+
+    /// Gives a packed chunk its place: the host offset where the caller writes it, or `None` where nothing is to be
+    /// written. `offset` is the chunk's guest offset, a multiple of the chunk size; `len` the number of bytes to be
+    /// stored. Keeps the map in memory; writes nothing.
+    ///
+    /// Chunks come in ascending order. One that never comes is a hole.
+    fn place(&mut self, offset: u64, packed: Packed, len: u64) -> Result<Option<u64>>;
+
+    /// Writes the tables, and the header last: until then the file is no image.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// Turns a chunk into the bytes to store. Called by many threads.
+pub trait Packer: Debug + Send + Sync {
+    /// Bytes of a chunk; only the disk's last may be shorter. A power of two.
+    fn chunk_size(&self) -> u32;
+
+    /// Packs the chunk at guest `offset`. Compressed bytes go into `out`, which is empty; plain ones stay in `data`.
+    fn pack(&self, offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Packed>;
+}
+
+/// How a chunk is to be stored. Complete by nature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packed {
+    /// It is all zeros: not stored, but it hides a backing image.
+    Zero,
+    /// As it is.
+    Plain,
+    /// Compressed.
+    Compressed,
+}
+
+/// A disk that can be written anywhere, in any order: a raw image, a QCOW2 overlay. All offsets are guest offsets.
+pub trait BlockWriter: BlockReader {
+    /// Writes `buf` whole, or fails.
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes a range read as zeros.
+    fn write_zeros(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Returns when all that was written is on stable storage.
+    fn flush(&self) -> Result<()>;
+}

@@ -1,0 +1,1 @@
+//! Raw disk images: the smallest format of diskette.

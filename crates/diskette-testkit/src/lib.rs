@@ -1,0 +1,1 @@
+//! For tests alone: image builders, the conformance suite, storage that fails.

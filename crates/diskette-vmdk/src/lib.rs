@@ -1,0 +1,1 @@
+//! VMDK disk images: sparse, flat, split, stream-optimized, COWD and seSparse.
