@@ -1,0 +1,62 @@
+//! VDI, VirtualBox's own disk images, for reading.
+//!
+//! | what | read |
+//! | --- | --- |
+//! | dynamic, static | yes |
+//! | differencing, undo | yes, over a parent that is found by its UUID |
+//! | header versions 1.1 and 0.2 (before VirtualBox 1.0) | yes |
+//! | block sizes from 512 bytes to 256 MiB, extra bytes before each block | yes |
+//!
+//! One file: a header, a map of 32-bit block numbers, and blocks of equal size in any order. No checksums, no
+//! compression. Read [`spec`](self) for the bytes, `map` for the way from a guest offset to a host offset.
+
+mod check;
+mod header;
+mod map;
+mod reader;
+mod spec;
+
+use std::sync::Arc;
+
+use diskette_core::{
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, Result, SnapshotFormat, Storage,
+    WritableFormat,
+};
+
+/// The name by which this format is known.
+pub(crate) const FORMAT: &str = "vdi";
+
+/// The format.
+#[derive(Clone, Copy, Debug)]
+pub struct Vdi;
+
+impl Format for Vdi {
+    fn name(&self) -> &'static str {
+        FORMAT
+    }
+
+    fn probe(&self, ends: &Ends<'_>) -> Match {
+        let signature = ends.head.get(spec::SIGNATURE_OFFSET..).unwrap_or_default();
+        if ends.size >= 512 && signature.starts_with(&spec::SIGNATURE) {
+            Match::Sure
+        } else {
+            Match::No
+        }
+    }
+
+    fn open(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<Opened> {
+        reader::open(storage, cx)
+    }
+
+    fn writable(&self) -> Option<&dyn WritableFormat> {
+        None
+    }
+
+    fn checkable(&self) -> Option<&dyn CheckableFormat> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+}
