@@ -1,1 +1,13 @@
 //! For tests alone: image builders, the conformance suite, storage that fails.
+//!
+//! What is here panics where something is wrong: a panic is a failed test, with a message that says what was found and
+//! where.
+
+pub mod conformance;
+pub mod content;
+pub mod corpus;
+pub mod tools;
+
+pub use conformance::{check_reader, check_reader_against, check_reader_against_fn};
+pub use content::{Content, Rng};
+pub use tools::{Tool, corpus, qemu_img, qemu_io};
