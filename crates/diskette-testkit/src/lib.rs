@@ -6,8 +6,12 @@
 pub mod conformance;
 pub mod content;
 pub mod corpus;
+pub mod failing;
+pub mod recording;
 pub mod tools;
 
 pub use conformance::{check_reader, check_reader_against, check_reader_against_fn};
 pub use content::{Content, Rng};
+pub use failing::{FailingStorage, Failure, How, What};
+pub use recording::{Operation, RecordingStorage};
 pub use tools::{Tool, corpus, qemu_img, qemu_io};
