@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::{
-    BlockReader, CheckableFormat, ImageInfo, Limits, Reference, Resolver, Result, Storage,
+    BlockReader, CheckableFormat, ImageInfo, Limits, Options, Reference, Resolver, Result, Storage,
     WritableFormat,
 };
 
@@ -89,6 +89,8 @@ pub struct OpenContext<'a> {
     pub files: &'a dyn Resolver,
     /// Budgets.
     pub limits: &'a Limits,
+    /// The format's own options for opening, as qemu-img names them. A format takes what it knows.
+    pub options: &'a Options,
     /// Whether damage that loses data (a table or a run past the file's end) is read as zeros instead of refused.
     pub salvage: bool,
     /// Whether only the metadata will be looked at: files of the image's own that `info` does not need stay closed.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Chain, Ends, Error, Format, Limits, Match, NoReferences, OpenContext, Opened, Reference,
-    Resolver, Result, Storage, StorageExt,
+    Chain, Ends, Error, Format, Limits, Match, NoReferences, OpenContext, Opened, Options,
+    Reference, Resolver, Result, Storage, StorageExt,
 };
 
 /// The formats that a program knows, in the order in which they are asked.
@@ -40,6 +40,8 @@ pub struct OpenOptions {
     pub probe_backing: bool,
     /// Whether a backing image is taken although it is not the one that the overlay was made over.
     pub ignore_identity: bool,
+    /// The format's own options for opening, as qemu-img names them (`force_size_calc`).
+    pub format_options: Options,
     /// An internal snapshot of the top image, by id or name, instead of its present state.
     pub snapshot: Option<String>,
     /// See [`OpenContext::salvage`].
@@ -56,6 +58,7 @@ impl Default for OpenOptions {
             limits: Limits::default(),
             probe_backing: false,
             ignore_identity: false,
+            format_options: Options::new(),
             snapshot: None,
             salvage: false,
             metadata_only: false,
@@ -70,6 +73,7 @@ impl OpenOptions {
         OpenContext {
             files: &*self.files,
             limits: &self.limits,
+            options: &self.format_options,
             salvage: self.salvage,
             metadata_only: self.metadata_only,
         }

@@ -1,0 +1,60 @@
+//! VPC, the disk images of Virtual PC, Hyper-V, Azure and XenServer that are also known as VHD, for reading.
+//!
+//! | what | read |
+//! | --- | --- |
+//! | fixed, also with the 511-byte footer of Virtual PC before 2004 | yes |
+//! | dynamic, with either copy of the footer lost | yes, by the other |
+//! | differencing | yes, over the parent that its locators name, held against its UUID |
+//! | sector bitmaps | obeyed, also XenServer's first ones with reversed bits |
+//! | XenServer's batmap | skipped: the bitmaps say it all; encrypted ones are refused |
+//!
+//! All numbers are big-endian. A disk's size is said twice, as a number and as a geometry; which one counts depends on
+//! the program that made the image (`footer`), or on the open option `force_size_calc` (`chs` or `current_size`).
+
+mod check;
+mod dynamic;
+mod footer;
+mod locator;
+mod map;
+mod reader;
+mod spec;
+
+use std::sync::Arc;
+
+use diskette_core::{
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, Result, SnapshotFormat, Storage,
+    WritableFormat,
+};
+
+/// The name by which this format is known.
+pub(crate) const FORMAT: &str = "vpc";
+
+/// The format.
+#[derive(Clone, Copy, Debug)]
+pub struct Vpc;
+
+impl Format for Vpc {
+    fn name(&self) -> &'static str {
+        FORMAT
+    }
+
+    fn probe(&self, ends: &Ends<'_>) -> Match {
+        footer::probe(ends)
+    }
+
+    fn open(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<Opened> {
+        reader::open(storage, cx)
+    }
+
+    fn writable(&self) -> Option<&dyn WritableFormat> {
+        None
+    }
+
+    fn checkable(&self) -> Option<&dyn CheckableFormat> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+}
