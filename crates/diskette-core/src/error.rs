@@ -140,6 +140,17 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The caller asked for an end.
+    #[error("cancelled")]
+    Cancelled,
+
+    /// A worker of ours panicked; what it was doing is undone or unfinished. A fault of ours.
+    #[error("internal error: {}", message.escape_debug())]
+    Panicked {
+        /// What the panic said.
+        message: String,
+    },
+
     /// A file could not be opened, created or renamed.
     #[error("cannot {op} {path}")]
     File {
