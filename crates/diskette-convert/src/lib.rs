@@ -1,1 +1,34 @@
 //! The parallel engine of diskette: convert, compare, measure.
+//!
+//! It knows no format. It reads a [`BlockReader`](diskette_core::BlockReader) and fills an
+//! [`ImageWriter`](diskette_core::ImageWriter) or a [`BlockWriter`](diskette_core::BlockWriter):
+//!
+//! ```text
+//!  extent_at ─► plan ─► tasks ─┬─► read ─► zeros? ─► pack ─┐      many threads
+//!                              ├─► read ─► zeros? ─► pack ─┤
+//!                              └─► read ─► zeros? ─► pack ─┤
+//!                                                          ▼
+//!                                                   place, store        in guest order, one thread at a time
+//!                                                          ▼
+//!                                                        finish
+//! ```
+//!
+//! Memory is bounded by a few tasks a thread, whatever the disk's size, and what is written does not depend on the
+//! number of threads.
+
+mod adapt;
+mod compare;
+mod control;
+mod convert;
+mod measure;
+mod pack;
+mod pipeline;
+mod plan;
+mod target;
+mod zeros;
+
+pub use adapt::{Concat, TopLayer};
+pub use compare::{CompareError, CompareOptions, Comparison, Side, compare};
+pub use control::{Control, Progress};
+pub use convert::{ConvertOptions, convert, convert_into};
+pub use measure::data_len;

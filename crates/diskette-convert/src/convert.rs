@@ -1,0 +1,149 @@
+//! From one disk to another.
+
+use diskette_core::{BlockReader, BlockReaderExt, BlockWriter, ImageWriter, KIB, MIB, Result};
+
+use crate::Control;
+use crate::control::Meter;
+use crate::pack::{Slot, Work};
+use crate::pipeline::{Stages, run};
+use crate::plan::{Care, Planner, Rules};
+use crate::target::{NewTarget, Target, UsedTarget};
+use crate::zeros::Sparseness;
+
+/// How a disk is converted.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ConvertOptions<'a> {
+    /// Threads, progress, cancellation.
+    pub control: Control<'a>,
+    /// How many zeros in a row are at least left out; 0 writes all, also what the source knows to be zero. As
+    /// qemu-img's `-S`.
+    pub sparse_size: u64,
+    /// The size of the backing image that a new image lies over, if it does. Then holes of the source are left out, so
+    /// that it shows through: see [`TopLayer`](crate::TopLayer). Zeros are told, so that it does not.
+    pub backing_size: Option<u64>,
+    /// Whether a disk that is converted into reads as zeros already. As qemu-img's `--target-is-zero`.
+    pub target_is_zero: bool,
+}
+
+impl Default for ConvertOptions<'_> {
+    fn default() -> Self {
+        Self {
+            control: Control::default(),
+            sparse_size: 4 * KIB,
+            backing_size: None,
+            target_is_zero: false,
+        }
+    }
+}
+
+/// Fills a new image from `source`, and finishes it.
+///
+/// The image's storage has just been made: what is not written there must read as zeros. After an error it holds no
+/// image; the caller removes it.
+pub fn convert(
+    source: &dyn BlockReader,
+    target: Box<dyn ImageWriter>,
+    options: &ConvertOptions<'_>,
+) -> Result<()> {
+    let rules = match (options.backing_size, options.sparse_size) {
+        (Some(size), 0) => Rules::over_backing(size, Care::Read),
+        (Some(size), _) => Rules::over_backing(size, Care::Zero),
+        (None, 0) => Rules::all(Care::Read),
+        (None, _) => Rules::all(Care::LeaveOut),
+    };
+    let packer = target.packer();
+    let chunk_size = u64::from(packer.chunk_size());
+    let whole = chunk_size <= LARGE_CHUNK || options.backing_size.is_some();
+    let unit = if whole { chunk_size } else { PIECE };
+    let work = Work {
+        source,
+        rules,
+        unit,
+        sparseness: Sparseness::new(options.sparse_size, unit),
+        packer: whole.then_some(packer),
+    };
+    let target = NewTarget::new(target, source.size());
+    copy(work, target, options)?.finish()
+}
+
+/// Writes all of `source` to the beginning of a disk that is there. What the disk has more stays as it is.
+pub fn convert_into(
+    source: &dyn BlockReader,
+    target: &dyn BlockWriter,
+    options: &ConvertOptions<'_>,
+) -> Result<()> {
+    let zeros = match options.sparse_size {
+        0 => Care::Read,
+        _ if options.target_is_zero => Care::LeaveOut,
+        _ => Care::Zero,
+    };
+    let work = Work {
+        source,
+        rules: Rules::all(zeros),
+        unit: WRITE_UNIT,
+        sparseness: Sparseness::new(options.sparse_size, WRITE_UNIT),
+        packer: None,
+    };
+    let target = UsedTarget::new(target, source.size(), zeros == Care::Zero)?;
+    copy(work, target, options)?;
+    Ok(())
+}
+
+/// Chunks above this are read and stored in pieces, and are never compressed.
+const LARGE_CHUNK: u64 = 2 * MIB;
+/// Bytes of such a piece.
+const PIECE: u64 = MIB / 2;
+/// A disk that is there is written in multiples of this, where zeros do not break it up.
+const WRITE_UNIT: u64 = 64 * KIB;
+
+fn copy<T: Target>(work: Work<'_>, target: T, options: &ConvertOptions<'_>) -> Result<T> {
+    let control = &options.control;
+    let planner = Planner::new(work.source, work.rules, work.unit);
+    let meter = Meter::new(control, || data_total(&work))?;
+    let copying = Copying {
+        work,
+        target: std::marker::PhantomData,
+    };
+    let (target, _) = run(&copying, planner, (target, meter), control)?;
+    Ok(target)
+}
+
+fn data_total(work: &Work<'_>) -> Result<u64> {
+    let mut total = 0;
+    for extent in work.source.extents() {
+        let extent = extent?;
+        if work.rules.care(&extent) == Care::Read {
+            total += extent.len;
+        }
+    }
+    Ok(total)
+}
+
+/// The stages of a conversion.
+struct Copying<'a, T> {
+    work: Work<'a>,
+    target: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<'a, T: Target> Stages for Copying<'a, T> {
+    type Plan = Planner<'a>;
+    type Slot = Slot;
+    type Settled = (T, Meter<'a>);
+
+    fn plan(&self, planner: &mut Planner<'a>, slot: &mut Slot) -> Result<bool> {
+        planner.plan(&mut slot.task)
+    }
+
+    fn work(&self, slot: &mut Slot) -> Result<()> {
+        self.work.run(slot)
+    }
+
+    fn settle(&self, (target, meter): &mut (T, Meter<'a>), slot: &mut Slot) -> Result<bool> {
+        target.store(slot)?;
+        let parts = slot.task.parts.iter();
+        let read = parts.filter(|part| part.care == Care::Read);
+        meter.advance(read.map(|part| part.extent.len).sum());
+        Ok(true)
+    }
+}
