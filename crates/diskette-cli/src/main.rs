@@ -1,3 +1,28 @@
 //! The command `diskette`: disk images inspected, made and converted, in qemu-img's words.
 
-fn main() {}
+mod args;
+mod cmd;
+mod failure;
+mod human;
+mod json;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Command;
+use crate::failure::Outcome;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(failure) => failure.tell(),
+    }
+}
+
+fn run() -> Outcome {
+    match args::Diskette::try_parse()?.command {
+        Command::Info(args) => cmd::info::run(&args),
+    }
+}

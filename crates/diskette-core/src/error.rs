@@ -61,6 +61,15 @@ pub enum Error {
         why: Cow<'static, str>,
     },
 
+    /// An overlay does not say of what format its backing image is, and the caller did not ask for probing it.
+    #[error("the format of {role} \"{}\" is not named", target.escape_debug())]
+    UnnamedFormat {
+        /// What the file is to the image.
+        role: Role,
+        /// The name, as the image bears it.
+        target: String,
+    },
+
     /// A backing image is not the one that the overlay was made over. The caller may overrule.
     #[error(
         "{format}: the backing image's {what} is {found}, but the overlay was made over {expected}"

@@ -208,9 +208,10 @@ impl Registry {
             Some(name) => self.get(name)?,
             None if options.probe_backing => self.probe(&*storage)?,
             None => {
-                return Err(
-                    reference.refused("its format is not named, and probing it was not asked for")
-                );
+                return Err(Error::UnnamedFormat {
+                    role: reference.role,
+                    target: reference.target.clone(),
+                });
             }
         };
         let image = open_as(format, storage, options)?;

@@ -1,0 +1,3 @@
+//! The subcommands: a file each, and one `run` in it.
+
+pub(crate) mod info;

@@ -1,0 +1,112 @@
+//! How the command ends when it cannot do what it was asked to.
+
+use std::error::Error as StdError;
+use std::fmt::Write;
+use std::io;
+use std::process::ExitCode;
+
+use diskette::core::Error;
+
+/// What a subcommand gives: its exit code, or why there is none.
+pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+/// Why the command ends, and with which exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// One line for people.
+    Text(String),
+    /// The arguments could not be understood; or help was asked for.
+    Arguments(clap::Error),
+    /// Who read what we print went away.
+    BrokenPipe,
+}
+
+/// What a shell reports of a program that a broken pipe ended.
+const BROKEN_PIPE: u8 = 128 + 13;
+
+impl Failure {
+    /// A failure that is told in these words.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self {
+            code: 1,
+            what: What::Text(text.into()),
+        }
+    }
+
+    /// Tells it on the error output, and gives the exit code.
+    pub(crate) fn tell(self) -> ExitCode {
+        match self.what {
+            What::Text(text) => eprintln!("diskette: {text}"),
+            What::Arguments(error) => {
+                // Where nobody listens there is nothing to be done.
+                let _ = error.print();
+            }
+            What::BrokenPipe => {}
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let mut text = with_sources(&error);
+        if let Some(hint) = hint(&error) {
+            text.push_str("; ");
+            text.push_str(hint);
+        }
+        Self::new(text)
+    }
+}
+
+impl From<clap::Error> for Failure {
+    fn from(error: clap::Error) -> Self {
+        Self {
+            // qemu-img knows no other.
+            code: u8::from(error.use_stderr()),
+            what: What::Arguments(error),
+        }
+    }
+}
+
+/// What we print could not be written.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self {
+                code: BROKEN_PIPE,
+                what: What::BrokenPipe,
+            };
+        }
+        Self::new(format!("cannot print: {error}"))
+    }
+}
+
+fn with_sources(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        // Writing to a string does not fail.
+        let _ = write!(text, ": {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// How the user may overrule us.
+fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::UnnamedFormat { .. } => Some("--probe-backing goes by its content"),
+        Error::Refused { .. } => {
+            Some("--allow-reference DIR allows the files of a folder, --trust allows all")
+        }
+        Error::WrongBacking { .. } => Some("--ignore-parent-id takes it all the same"),
+        Error::Ambiguous { .. } => Some("-f does so"),
+        _ => None,
+    }
+}
