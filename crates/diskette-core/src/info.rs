@@ -49,7 +49,7 @@ impl ImageInfo {
     }
 }
 
-/// One thing that tells an image from others. Two of the same `kind` must have equal values.
+/// One thing that tells an image from others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// In the format's words: "CID", "UUID", "modification time".

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Chain, Ends, Error, Format, Limits, Match, NoReferences, OpenContext, Opened, Options,
-    Reference, Resolver, Result, Storage, StorageExt,
+    Chain, Ends, Error, Format, Identity, Limits, Match, NoReferences, OpenContext, Opened,
+    Options, Reference, Resolver, Result, Storage, StorageExt,
 };
 
 /// The formats that a program knows, in the order in which they are asked.
@@ -239,22 +239,20 @@ fn with_name(mut image: Opened, name: String) -> Opened {
     image
 }
 
-/// That the backing image is the one the overlay was made over.
+/// That the backing image is the one the overlay was made over. Of several values of one kind any will do.
 fn check_identity(reference: &Reference, image: &Opened, overlay: &'static str) -> Result<()> {
     for expected in &reference.identity {
-        let found = image
-            .info
-            .identity
-            .iter()
-            .find(|found| found.kind == expected.kind);
-        if let Some(found) = found
-            && found.value != expected.value
-        {
+        let same_kind = |found: &&Identity| found.kind == expected.kind;
+        let mut found = image.info.identity.iter().filter(same_kind).peekable();
+        let Some(first) = found.peek().copied() else {
+            continue;
+        };
+        if !found.any(|found| reference.identity.contains(found)) {
             return Err(Error::WrongBacking {
                 format: overlay,
                 what: expected.kind,
                 expected: expected.value.clone(),
-                found: found.value.clone(),
+                found: first.value.clone(),
             });
         }
     }
@@ -263,4 +261,73 @@ fn check_identity(reference: &Reference, image: &Opened, overlay: &'static str) 
 
 fn clamped(size: u64, most: usize) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BlockReader, Extent, ImageInfo, Role};
+
+    #[derive(Debug)]
+    struct Empty;
+
+    impl BlockReader for Empty {
+        fn size(&self) -> u64 {
+            0
+        }
+
+        fn extent_at(&self, offset: u64) -> Result<Extent> {
+            Err(Error::OutOfRange {
+                offset,
+                len: 1,
+                size: 0,
+            })
+        }
+
+        fn read_extent(&self, _extent: &Extent, _buf: &mut [u8], _offset: u64) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn identity(kind: &'static str, value: &str) -> Identity {
+        Identity {
+            kind,
+            value: value.to_owned(),
+        }
+    }
+
+    fn image() -> Opened {
+        let mut info = ImageInfo::new("test", 0);
+        info.identity = vec![identity("UUID", "a"), identity("CID", "1")];
+        Opened {
+            reader: Box::new(Empty),
+            info,
+            backing: None,
+        }
+    }
+
+    fn is_taken(expected: &[(&'static str, &str)]) -> bool {
+        let reference = expected
+            .iter()
+            .map(|(kind, value)| identity(kind, value))
+            .fold(
+                Reference::new(Role::Backing, "base"),
+                Reference::with_identity,
+            );
+        check_identity(&reference, &image(), "test").is_ok()
+    }
+
+    #[test]
+    fn a_backing_image_must_be_right_in_every_kind_of_identity() {
+        assert!(is_taken(&[]));
+        assert!(is_taken(&[("UUID", "a"), ("CID", "1")]));
+        assert!(!is_taken(&[("UUID", "a"), ("CID", "2")]));
+        assert!(is_taken(&[("UUID", "a"), ("colour", "red")]));
+    }
+
+    #[test]
+    fn of_several_values_of_one_kind_any_will_do() {
+        assert!(is_taken(&[("UUID", "b"), ("UUID", "a")]));
+        assert!(!is_taken(&[("UUID", "b"), ("UUID", "c")]));
+    }
 }

@@ -15,7 +15,7 @@ pub struct Reference {
     pub target: String,
     /// The format that the image says the file has.
     pub format: Option<String>,
-    /// What the file must say of itself to be the right one.
+    /// What the file must say of itself to be the right one. Of several values of one kind any will do.
     pub identity: Vec<Identity>,
 }
 
