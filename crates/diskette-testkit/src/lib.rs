@@ -10,6 +10,7 @@ pub mod failing;
 pub mod qcow2;
 pub mod recording;
 pub mod tools;
+pub mod vhdx;
 
 pub use conformance::{check_reader, check_reader_against, check_reader_against_fn};
 pub use content::{Content, Rng};
