@@ -1,0 +1,35 @@
+//! Looks at an image's consistency: the log, and every entry of the BAT.
+//!
+//! Headers, region tables and metadata must be sound before there is anything to look at; what is wrong with them is
+//! an error here as it is for a reader.
+
+use std::sync::Arc;
+
+use diskette_core::{CheckReport, CheckableFormat, OpenContext, Result, Severity, Storage};
+
+use crate::Vhdx;
+use crate::image::Image;
+use crate::survey::survey;
+
+impl CheckableFormat for Vhdx {
+    fn check(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<CheckReport> {
+        let image = Image::open(storage, cx)?;
+        let mut report = CheckReport::default();
+        for warning in &image.warnings {
+            report.add(Severity::Note, warning.as_str());
+        }
+        let found = survey(&image.map, cx.limits, |error| {
+            report.add(Severity::Corruption, error.to_string());
+            Ok(())
+        })?;
+        if let Some(index) = found.reserved_bits {
+            report.add(Severity::Note, reserved_bits(index));
+        }
+        Ok(report)
+    }
+}
+
+/// What is to be said of an entry with bits where zeros should be.
+pub(crate) fn reserved_bits(index: u64) -> String {
+    format!("BAT[{index}] has reserved bits set")
+}

@@ -1,0 +1,99 @@
+//! VHDX disk images, read as Hyper-V, Windows, disk2vhd and QEMU write them.
+//!
+//! | what | read |
+//! | --- | --- |
+//! | fixed, dynamic | yes; every block state, every block size from 1 to 256 MiB |
+//! | differencing | yes; partially present blocks by their sector bitmaps, the parent by its locator |
+//! | logical sectors of 512 and 4096 bytes | yes |
+//! | a log that was not replayed | replayed in memory; the file is not touched |
+//! | damaged first header or region table | the second one serves |
+//! | required regions or metadata items that we do not know | refused by their GUID |
+//! | writing | no |
+//!
+//! A file whose log, regions or blocks overlap, or lie past its end, is refused when it is opened, for all its BAT is
+//! looked at then. In salvage such blocks are zeros.
+//!
+//! ```text
+//!  header ──► log ──► the file with the log's changes over it
+//!                              │
+//!                              ├──► region ──► metadata, locator
+//!                              └──► map (the BAT) ──► reader
+//! ```
+
+mod check;
+mod checksum;
+mod header;
+mod image;
+mod locator;
+mod log;
+mod map;
+mod metadata;
+mod overlay;
+mod reader;
+mod region;
+mod spec;
+mod survey;
+
+use std::sync::Arc;
+
+use diskette_core::{
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, Result, SnapshotFormat, Storage,
+    WritableFormat,
+};
+
+use crate::image::Image;
+use crate::reader::Reader;
+
+/// The VHDX format.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Vhdx;
+
+impl Format for Vhdx {
+    fn name(&self) -> &'static str {
+        spec::FORMAT
+    }
+
+    fn probe(&self, ends: &Ends<'_>) -> Match {
+        match ends.head.starts_with(&spec::FILE_SIGNATURE) {
+            true => Match::Sure,
+            false => Match::No,
+        }
+    }
+
+    fn open(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<Opened> {
+        let image = Image::open(storage, cx)?;
+        let mut info = image.info();
+        let mut first_loss = None;
+        let found = survey::survey(&image.map, cx.limits, |error| {
+            if !cx.salvage {
+                return Err(error);
+            }
+            first_loss.get_or_insert(error);
+            Ok(())
+        })?;
+        if let Some(error) = first_loss {
+            info.warnings.push(error.to_string());
+        }
+        if let Some(index) = found.reserved_bits {
+            info.warnings.push(check::reserved_bits(index));
+        }
+        let backing = image.metadata.backing();
+        Ok(Opened {
+            reader: Box::new(Reader::new(image.map, cx.salvage)),
+            info,
+            backing,
+        })
+    }
+
+    fn writable(&self) -> Option<&dyn WritableFormat> {
+        None
+    }
+
+    fn checkable(&self) -> Option<&dyn CheckableFormat> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+}
