@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod content;
 pub mod corpus;
 pub mod failing;
+pub mod golden;
 pub mod qcow2;
 pub mod recording;
 pub mod tools;
