@@ -17,7 +17,7 @@ pub fn check_reader(reader: &dyn BlockReader) {
     }
     let extents = check_tiles(reader);
     for window in windows(reader, &extents) {
-        check_odd_reads(reader, &window, 1);
+        check_odd_reads(reader, &window, 1, SAMPLES);
         check_threads(reader, &window);
     }
     let mut rng = Rng::new(2);
@@ -156,9 +156,9 @@ fn check_extent(reader: &dyn BlockReader, extent: Extent, rng: &mut Rng) {
 }
 
 /// That reads at odd offsets and of odd lengths agree with a read of the whole.
-fn check_odd_reads(reader: &dyn BlockReader, window: &Window, seed: u64) {
+fn check_odd_reads(reader: &dyn BlockReader, window: &Window, seed: u64, rounds: usize) {
     let mut rng = Rng::new(seed);
-    for round in 0..SAMPLES {
+    for round in 0..rounds {
         let from = rng.index_below(window.bytes.len());
         let most = if round % 4 == 0 { usize::MAX } else { 5000 };
         let to = from + 1 + rng.index_below((window.bytes.len() - from).min(most));
@@ -172,7 +172,7 @@ fn check_odd_reads(reader: &dyn BlockReader, window: &Window, seed: u64) {
 fn check_threads(reader: &dyn BlockReader, window: &Window) {
     thread::scope(|scope| {
         for seed in 0..8 {
-            scope.spawn(move || check_odd_reads(reader, window, 100 + seed));
+            scope.spawn(move || check_odd_reads(reader, window, 100 + seed, SAMPLES / 4));
         }
     });
 }
@@ -239,6 +239,9 @@ fn read(reader: &dyn BlockReader, offset: u64, len: u64) -> Vec<u8> {
 }
 
 fn assert_same(found: &[u8], wanted: &[u8], offset: u64, what: &str) {
+    if found == wanted {
+        return;
+    }
     let differ = found
         .iter()
         .zip(wanted)

@@ -12,9 +12,11 @@ pub mod qcow2;
 pub mod recording;
 pub mod tools;
 pub mod vhdx;
+mod walk;
 
 pub use conformance::{check_reader, check_reader_against, check_reader_against_fn};
 pub use content::{Content, Rng};
 pub use failing::{FailingStorage, Failure, How, What};
 pub use recording::{Operation, RecordingStorage};
 pub use tools::{Tool, corpus, qemu_img, qemu_io};
+pub use walk::walk;
