@@ -1,0 +1,201 @@
+//! Host bytes in a file, or on a block device, that can be changed.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use diskette_core::{Result, Run, Storage, StorageMut};
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::io::Errno;
+
+use crate::file::{FileKind, failed, run_at};
+
+/// A regular file or a block device, read and written by position.
+#[derive(Debug)]
+pub struct FileStorageMut {
+    name: String,
+    file: File,
+    kind: FileKind,
+}
+
+impl FileStorageMut {
+    /// Opens a file that exists, as it is.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY)
+            .bits()
+            .cast_signed();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(path);
+        file.and_then(|file| Self::of(file, name.clone()))
+            .map_err(|source| failed("open", name, source))
+    }
+
+    /// A file that has been opened for reading and writing, under a name for messages.
+    pub(crate) fn of(file: File, name: String) -> io::Result<Self> {
+        let kind = FileKind::of(&file)?;
+        Ok(Self { name, file, kind })
+    }
+
+    /// Whether it is a block device: it cannot grow, and what it held before shows until it is overwritten.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.kind == FileKind::Device
+    }
+
+    /// The file itself.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Grows a file that ends before `end`.
+    fn reach(&self, end: u64) -> io::Result<()> {
+        if self.size()? < end {
+            self.set_size(end)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn write_zeros_plainly(&self, offset: u64, len: u64) -> io::Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut at = offset;
+        let end = end(offset, len)?;
+        while at < end {
+            let part = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS.len());
+            self.write_at(&ZEROS[..part], at)?;
+            at += part as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Storage for FileStorageMut {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.kind.size(&self.file)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn run_at(&self, offset: u64) -> io::Result<Run> {
+        run_at(&self.file, self.kind, self.size()?, offset)
+    }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
+impl StorageMut for FileStorageMut {
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(buf, offset)
+    }
+
+    fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        self.reach(end(offset, len)?)?;
+        let keep = FallocateFlags::KEEP_SIZE;
+        for how in [
+            FallocateFlags::PUNCH_HOLE | keep,
+            FallocateFlags::ZERO_RANGE | keep,
+        ] {
+            match fallocate(&self.file, how, offset, len) {
+                Ok(()) => return Ok(()),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.write_zeros_plainly(offset, len)
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        match self.kind {
+            FileKind::Regular => Ok(fallocate(&self.file, FallocateFlags::empty(), offset, len)?),
+            FileKind::Device => self.reach(end(offset, len)?),
+        }
+    }
+
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        if self.kind == FileKind::Regular {
+            return self.file.set_len(size);
+        }
+        let there = self.size()?;
+        if size > there {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("the device has {there} bytes, and {size} are needed"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+fn end(offset: u64, len: u64) -> io::Result<u64> {
+    offset
+        .checked_add(len)
+        .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use diskette_core::RunKind;
+
+    use super::*;
+
+    #[test]
+    fn zeros_free_the_space_they_take_and_grow_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, vec![1; 3 << 20]).unwrap();
+        let file = FileStorageMut::open(&path).unwrap();
+        file.write_zeros(1 << 20, 1 << 20).unwrap();
+        assert_eq!(
+            file.run_at(1 << 20).unwrap(),
+            Run {
+                len: 1 << 20,
+                kind: RunKind::Hole
+            }
+        );
+        file.write_zeros(3 << 20, 4096).unwrap();
+        assert_eq!(file.size().unwrap(), (3 << 20) + 4096);
+        let mut byte = [9];
+        file.read_at(&mut byte, (3 << 20) + 4095).unwrap();
+        assert_eq!(byte, [0]);
+    }
+
+    #[test]
+    fn reserved_space_reads_as_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, [7; 10]).unwrap();
+        let file = FileStorageMut::open(&path).unwrap();
+        file.allocate(0, 1 << 20).unwrap();
+        assert_eq!(file.size().unwrap(), 1 << 20);
+        let mut bytes = [9; 12];
+        file.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0]);
+    }
+}
