@@ -324,20 +324,27 @@ impl Disk<'_> {
     }
 }
 
-/// What a strict comparison looks at.
+/// What a strict comparison looks at; as qemu-img has it, whether there is a place on the host is a part of it.
 #[derive(Debug, PartialEq, Eq)]
 enum Status {
     Data,
-    Zero,
-    Hole,
+    Compressed,
+    Zero { placed: bool },
+    Hole { placed: bool },
 }
 
 impl Status {
     const fn of(extent: &Extent) -> Self {
         match extent.kind {
-            ExtentKind::Data(_) | ExtentKind::Compressed { .. } => Self::Data,
-            ExtentKind::Unwritten(_) | ExtentKind::Zero(_) => Self::Zero,
-            ExtentKind::Hole(_) => Self::Hole,
+            ExtentKind::Data(_) => Self::Data,
+            ExtentKind::Compressed { .. } => Self::Compressed,
+            ExtentKind::Unwritten(_) => Self::Zero { placed: true },
+            ExtentKind::Zero(at) => Self::Zero {
+                placed: at.is_some(),
+            },
+            ExtentKind::Hole(at) => Self::Hole {
+                placed: at.is_some(),
+            },
         }
     }
 }

@@ -17,6 +17,7 @@
 //! number of threads.
 
 mod adapt;
+mod balance;
 mod compare;
 mod control;
 mod convert;

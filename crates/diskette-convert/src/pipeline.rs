@@ -10,17 +10,22 @@
 //! in the task that is next in order settles it, and those that wait behind it; the others go on working meanwhile. No
 //! thread waits for one that might never be started, so one thread does it all where there is but one. The number of
 //! slots bounds the memory, and how far work can run ahead.
+//!
+//! The caller's thread begins alone; [`Balance`] says when others help. What is merely copied is not handed from one
+//! processor's cache to another's.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use diskette_core::{Error, Result};
 use rayon::{Scope, ThreadPoolBuilder};
 
 use crate::Control;
+use crate::balance::Balance;
 
 /// What a pipeline does. An error ends it; of the errors of `plan` and `work`, the first in order is told.
 pub(crate) trait Stages: Sync {
@@ -56,17 +61,17 @@ pub(crate) fn run<S: Stages>(
         stages,
         control,
         planner: Mutex::new(Planner { plan, planned: 0 }),
-        state: Mutex::new(State::new(slot_count(threads), settled)),
+        state: Mutex::new(State::new(threads, settled)),
         changed: Condvar::new(),
     };
     match control.threads {
-        _ if threads == 1 => line.take_part(),
-        None => rayon::in_place_scope(|scope| line.take_part_with(threads - 1, scope)),
+        _ if threads == 1 => line.take_part(None),
+        None => rayon::in_place_scope(|scope| line.take_part(Some(scope))),
         Some(_) => ThreadPoolBuilder::new()
             .num_threads(threads - 1)
             .build()
             .map_err(no_threads)?
-            .in_place_scope(|scope| line.take_part_with(threads - 1, scope)),
+            .in_place_scope(|scope| line.take_part(Some(scope))),
     }
     line.outcome()
 }
@@ -115,6 +120,12 @@ struct State<S: Stages> {
     next: u64,
     /// Away while a thread settles.
     settled: Option<S::Settled>,
+    balance: Balance,
+    /// How many threads there may be, and how many there are.
+    most_threads: usize,
+    threads: usize,
+    /// How many threads wait for a slot.
+    waiting: usize,
     /// Whether no more tasks are to be planned.
     closed: bool,
     /// Whether no more tasks are to be settled.
@@ -126,16 +137,31 @@ struct State<S: Stages> {
 struct HandedIn<S: Stages> {
     slot: S::Slot,
     result: Result<()>,
+    /// How long the work on it took.
+    worked: Duration,
+}
+
+/// Who runs the loop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The caller's thread, which stays to the end.
+    Caller,
+    /// A thread that leaves when it is of no more use.
+    Helper,
 }
 
 impl<S: Stages> State<S> {
-    fn new(slots: usize, settled: S::Settled) -> Self {
+    fn new(threads: usize, settled: S::Settled) -> Self {
         Self {
             idle: Vec::new(),
-            spare: slots,
+            spare: slot_count(threads),
             handed_in: BTreeMap::new(),
             next: 0,
             settled: Some(settled),
+            balance: Balance::default(),
+            most_threads: threads,
+            threads: 1,
+            waiting: 0,
             closed: false,
             over: false,
             failed: None,
@@ -159,6 +185,17 @@ impl<S: Stages> State<S> {
         Some((task, self.settled.take()?))
     }
 
+    fn useful_threads(&self) -> usize {
+        self.balance.useful_threads().min(self.most_threads)
+    }
+
+    /// Counts one more thread in, if it would be of use.
+    fn welcomes_helper(&mut self) -> bool {
+        let welcome = !self.closed && self.threads < self.useful_threads();
+        self.threads += usize::from(welcome);
+        welcome
+    }
+
     fn end(&mut self) {
         self.closed = true;
         self.over = true;
@@ -171,26 +208,38 @@ impl<S: Stages> State<S> {
 }
 
 impl<S: Stages> Line<'_, S> {
-    fn take_part_with<'scope>(&'scope self, helpers: usize, scope: &Scope<'scope>) {
-        for _ in 0..helpers {
-            scope.spawn(|_| self.take_part());
-        }
-        self.take_part();
+    /// What the caller's thread does. Helpers are started in `scope`.
+    fn take_part<'scope>(&'scope self, scope: Option<&Scope<'scope>>) {
+        self.take_part_as(Role::Caller, scope);
     }
 
-    fn take_part(&self) {
-        while let Some(mut slot) = self.wait_for_slot() {
+    fn take_part_as<'scope>(&'scope self, role: Role, scope: Option<&Scope<'scope>>) {
+        while let Some(mut slot) = self.wait_for_slot(role) {
             let Some((number, planned)) = self.plan_into(&mut slot) else {
                 self.close();
                 return;
             };
+            let start = Instant::now();
             let result = planned.and_then(|()| guarded(|| self.stages.work(&mut slot)));
-            self.hand_in(number, HandedIn { slot, result });
+            let worked = start.elapsed();
+            self.hand_in(
+                number,
+                HandedIn {
+                    slot,
+                    result,
+                    worked,
+                },
+            );
+            if let Some(scope) = scope
+                && lock(&self.state).welcomes_helper()
+            {
+                scope.spawn(|scope| self.take_part_as(Role::Helper, Some(scope)));
+            }
         }
     }
 
-    /// `None` where nothing is left to be planned.
-    fn wait_for_slot(&self) -> Option<S::Slot> {
+    /// `None` where nothing is left to be planned, or a helper is not needed.
+    fn wait_for_slot(&self, role: Role) -> Option<S::Slot> {
         let mut state = lock(&self.state);
         loop {
             if let Err(cancelled) = self.control.check_cancelled() {
@@ -200,13 +249,19 @@ impl<S: Stages> Line<'_, S> {
             if state.closed {
                 return None;
             }
+            if role == Role::Helper && state.threads > state.useful_threads() {
+                state.threads -= 1;
+                return None;
+            }
             if let Some(slot) = state.take_slot() {
                 return Some(slot);
             }
+            state.waiting += 1;
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
         }
     }
 
@@ -234,10 +289,13 @@ impl<S: Stages> Line<'_, S> {
         state.handed_in.insert(number, task);
         while let Some((mut task, mut settled)) = state.take_next() {
             drop(state);
+            let start = Instant::now();
             let result = task
                 .result
                 .and_then(|()| guarded(|| self.stages.settle(&mut settled, &mut task.slot)));
+            let took = start.elapsed();
             state = lock(&self.state);
+            state.balance.note(task.worked, took);
             state.settled = Some(settled);
             state.idle.push(task.slot);
             match result {
@@ -245,7 +303,9 @@ impl<S: Stages> Line<'_, S> {
                 Ok(false) => state.end(),
                 Err(error) => state.fail(error),
             }
-            self.changed.notify_one();
+            if state.waiting > 0 {
+                self.changed.notify_one();
+            }
         }
         if state.closed {
             self.changed.notify_all();

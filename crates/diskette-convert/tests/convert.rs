@@ -5,10 +5,11 @@
 mod fake;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use diskette_convert::{Concat, ConvertOptions, Progress, TopLayer, convert, convert_into};
-use diskette_core::{BlockReader, BlockReaderExt, Chain, Error, ImageInfo, Opened, Packed};
+use diskette_core::{BlockReader, BlockReaderExt, Chain, Error, Extent, ImageInfo, Opened, Packed};
 use fake::{Disk, Image, KIB, MIB, Placed, Writable, byte_at};
 
 const CHUNK: u32 = 64 << 10;
@@ -308,6 +309,49 @@ fn progress_counts_data_up_to_the_total() {
     assert_eq!(heard[heard.len() - 1].done, heard[0].total);
 }
 
+/// A disk that takes its time, and counts how many wait for it at once.
+#[derive(Debug)]
+struct Slow {
+    disk: Disk,
+    readers: AtomicUsize,
+    most_readers: AtomicUsize,
+}
+
+impl BlockReader for Slow {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn extent_at(&self, offset: u64) -> diskette_core::Result<Extent> {
+        self.disk.extent_at(offset)
+    }
+
+    fn read_extent(
+        &self,
+        extent: &Extent,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> diskette_core::Result<()> {
+        let readers = self.readers.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most_readers.fetch_max(readers, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(10));
+        self.readers.fetch_sub(1, Ordering::Relaxed);
+        self.disk.read_extent(extent, buf, offset)
+    }
+}
+
+#[test]
+fn threads_come_to_help_where_reading_is_slow_and_no_more_than_asked_for() {
+    let slow = Slow {
+        disk: Disk::default().data(20 * MIB),
+        readers: AtomicUsize::new(0),
+        most_readers: AtomicUsize::new(0),
+    };
+    convert(&slow, Box::new(Image::new(CHUNK)), &with_threads(4)).unwrap();
+    let most = slow.most_readers.into_inner();
+    assert!((3..=4).contains(&most), "{most}");
+}
+
 #[test]
 fn work_runs_ahead_by_a_few_tasks_only() {
     #[derive(Debug)]
@@ -316,12 +360,12 @@ fn work_runs_ahead_by_a_few_tasks_only() {
         fn size(&self) -> u64 {
             self.0.size()
         }
-        fn extent_at(&self, offset: u64) -> diskette_core::Result<diskette_core::Extent> {
+        fn extent_at(&self, offset: u64) -> diskette_core::Result<Extent> {
             self.0.extent_at(offset)
         }
         fn read_extent(
             &self,
-            extent: &diskette_core::Extent,
+            extent: &Extent,
             buf: &mut [u8],
             offset: u64,
         ) -> diskette_core::Result<()> {
