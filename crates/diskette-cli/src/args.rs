@@ -1,9 +1,11 @@
 //! The arguments that all subcommands share.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use diskette::core::{FormatChoice, OpenOptions, Result};
+use diskette::core::{FormatChoice, OpenOptions, parse_size};
+use diskette::engine::{Control, Progress};
 
 use crate::cmd;
 
@@ -22,7 +24,11 @@ pub(crate) struct Diskette {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Check(cmd::check::Check),
+    Compare(cmd::compare::Compare),
     Info(cmd::info::Info),
+    Map(cmd::map::Map),
+    Completions(cmd::completions::Completions),
 }
 
 /// How what is printed is to look.
@@ -32,6 +38,33 @@ pub(crate) enum Output {
     Human,
     /// JSON for programs, with qemu-img's field names
     Json,
+}
+
+/// How long operations are run.
+#[derive(Args, Debug)]
+pub(crate) struct Work {
+    /// Show how far it has come
+    #[arg(short, long)]
+    pub(crate) progress: bool,
+
+    /// How many threads work at once; without it, one a core
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+impl Work {
+    /// How the engine is to work; it tells `progress` how far it has come.
+    pub(crate) fn control<'a>(&self, progress: &'a (dyn Fn(Progress) + Sync)) -> Control<'a> {
+        let mut control = Control::default();
+        control.threads = self.threads.map(NonZeroUsize::get);
+        control.progress = self.progress.then_some(progress);
+        control
+    }
+}
+
+/// A size as qemu-img takes it.
+pub(crate) fn size(text: &str) -> Result<u64, &'static str> {
+    parse_size(text).ok_or("not a size: a number, and one of the suffixes k, M, G, T, P, E")
 }
 
 /// What opening an image may lead to.
@@ -61,7 +94,11 @@ pub(crate) struct Opening {
 
 impl Opening {
     /// How the image at `path` is to be opened. Its format is found out where it is not named.
-    pub(crate) fn options(&self, path: &Path, format: Option<&str>) -> Result<OpenOptions> {
+    pub(crate) fn options(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+    ) -> diskette::core::Result<OpenOptions> {
         let mut options = diskette::options_for(path)?;
         if let Some(format) = format {
             options.format = FormatChoice::Named(format.to_owned());

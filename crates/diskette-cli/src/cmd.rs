@@ -1,3 +1,7 @@
 //! The subcommands: a file each, and one `run` in it.
 
+pub(crate) mod check;
+pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod info;
+pub(crate) mod map;

@@ -39,6 +39,19 @@ impl Failure {
         }
     }
 
+    /// A failure that is told as an error and its sources are.
+    pub(crate) fn of(error: &dyn StdError) -> Self {
+        Self::new(with_sources(error))
+    }
+
+    /// The same, with another exit code than 1.
+    pub(crate) fn with_code(self, code: u8) -> Self {
+        match self.what {
+            What::Text(_) => Self { code, ..self },
+            What::Arguments(_) | What::BrokenPipe => self,
+        }
+    }
+
     /// Tells it on the error output, and gives the exit code.
     pub(crate) fn tell(self) -> ExitCode {
         match self.what {

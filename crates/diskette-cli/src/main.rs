@@ -5,6 +5,7 @@ mod cmd;
 mod failure;
 mod human;
 mod json;
+mod progress;
 mod report;
 
 use std::process::ExitCode;
@@ -23,6 +24,10 @@ fn main() -> ExitCode {
 
 fn run() -> Outcome {
     match args::Diskette::try_parse()?.command {
+        Command::Check(args) => cmd::check::run(&args),
+        Command::Compare(args) => cmd::compare::run(&args),
         Command::Info(args) => cmd::info::run(&args),
+        Command::Map(args) => cmd::map::run(&args),
+        Command::Completions(args) => cmd::completions::run(&args),
     }
 }

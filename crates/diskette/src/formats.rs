@@ -2,11 +2,18 @@
 
 use std::sync::LazyLock;
 
-use diskette_core::Registry;
+use diskette_core::{Format, Registry};
 
-/// All formats, in the order in which a file is shown to them.
+/// In the order in which a file is shown to them.
+static FORMATS: &[&dyn Format] = &[
+    &diskette_vdi::Vdi,
+    &diskette_vhdx::Vhdx,
+    &diskette_vpc::Vpc,
+    // Takes what no other wants.
+];
+
+/// All formats.
 pub fn registry() -> &'static Registry {
-    static ALL: LazyLock<Registry> =
-        LazyLock::new(|| Registry::new(vec![&diskette_vdi::Vdi, &diskette_vhdx::Vhdx]));
+    static ALL: LazyLock<Registry> = LazyLock::new(|| Registry::new(FORMATS.to_vec()));
     &ALL
 }

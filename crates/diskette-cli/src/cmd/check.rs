@@ -1,0 +1,163 @@
+//! `diskette check`: whether an image is consistent.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use diskette::core::{CheckReport, Error};
+use serde_json::{Map, Value as Json};
+
+use crate::args::{Opening, Output};
+use crate::failure::{Failure, Outcome};
+use crate::{human, json};
+
+/// Check an image's consistency; the image is not changed
+///
+/// Exit status: 0 if nothing is wrong, 1 if the check could not be done, 2 if data may be lost or wrong, 3 if only
+/// space is lost, 63 if the format has nothing to be checked.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  diskette check disk.qcow2
+  diskette check --output=json disk.vmdk")]
+pub(crate) struct Check {
+    /// The image
+    filename: PathBuf,
+
+    /// The image's format; without it, the content tells
+    #[arg(short, long, value_name = "FMT")]
+    format: Option<String>,
+
+    /// Repairing is not supported yet: with this option nothing is done
+    #[arg(short, long, value_name = "leaks|all")]
+    repair: Option<String>,
+
+    /// Accepted for qemu-img's sake
+    #[arg(short = 'T', long, value_name = "CACHE")]
+    cache: Option<String>,
+
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Output::Human)]
+    output: Output,
+
+    #[command(flatten)]
+    opening: Opening,
+}
+
+const CORRUPT: u8 = 2;
+const LEAKING: u8 = 3;
+const NO_CHECK: u8 = 63;
+
+pub(crate) fn run(args: &Check) -> Outcome {
+    if args.repair.is_some() {
+        return Err(Failure::new("repairing is not supported yet").with_code(NO_CHECK));
+    }
+    let options = args
+        .opening
+        .options(&args.filename, args.format.as_deref())?;
+    let checked = diskette::check(&args.filename, &options);
+    let (format, report) = checked.map_err(|error| match error {
+        Error::Unsupported { .. } => Failure::from(error).with_code(NO_CHECK),
+        _ => Failure::from(error),
+    })?;
+    for finding in &report.findings {
+        eprintln!("{}", human::plain(&finding.text));
+    }
+    if !args.quiet {
+        let mut out = io::stdout().lock();
+        match args.output {
+            Output::Human => print_text(&mut out, &report)?,
+            Output::Json => {
+                let name = args.filename.display().to_string();
+                json::print(&mut out, &object(name, format, &report))?;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(ExitCode::from(exit_code(&report)))
+}
+
+fn exit_code(report: &CheckReport) -> u8 {
+    match report {
+        _ if report.check_errors > 0 => 1,
+        _ if report.corruptions > 0 => CORRUPT,
+        _ if report.leaks > 0 => LEAKING,
+        _ => 0,
+    }
+}
+
+fn object(name: String, format: &str, report: &CheckReport) -> Json {
+    let mut object = Map::new();
+    let mut put = |name: &str, number: u64| {
+        if number > 0 {
+            object.insert(name.to_owned(), number.into());
+        }
+    };
+    put("image-end-offset", report.image_end_offset.unwrap_or(0));
+    put("total-clusters", report.total_granules);
+    put("corruptions", report.corruptions);
+    put("leaks", report.leaks);
+    put("fragmented-clusters", report.fragmented_granules);
+    put("allocated-clusters", report.allocated_granules);
+    put("compressed-clusters", report.compressed_granules);
+    object.insert("check-errors".to_owned(), report.check_errors.into());
+    object.insert("filename".to_owned(), name.into());
+    object.insert("format".to_owned(), format.into());
+    object.into()
+}
+
+fn print_text(out: &mut dyn Write, report: &CheckReport) -> io::Result<()> {
+    if report.corruptions + report.leaks + report.check_errors == 0 {
+        writeln!(out, "No errors were found on the image.")?;
+    }
+    if report.corruptions > 0 {
+        writeln!(
+            out,
+            "\n{} errors were found on the image.",
+            report.corruptions
+        )?;
+        writeln!(
+            out,
+            "Data may be corrupted, or further writes to the image may corrupt it."
+        )?;
+    }
+    if report.leaks > 0 {
+        writeln!(
+            out,
+            "\n{} leaked clusters were found on the image.",
+            report.leaks
+        )?;
+        writeln!(out, "This means waste of disk space, but no harm to data.")?;
+    }
+    if report.check_errors > 0 {
+        let count = report.check_errors;
+        writeln!(
+            out,
+            "\n{count} internal errors have occurred during the check."
+        )?;
+    }
+    if report.total_granules > 0 && report.allocated_granules > 0 {
+        let (allocated, total) = (report.allocated_granules, report.total_granules);
+        writeln!(
+            out,
+            "{allocated}/{total} = {} allocated, {} fragmented, {} compressed clusters",
+            percent(allocated, total),
+            percent(report.fragmented_granules, allocated),
+            percent(report.compressed_granules, allocated),
+        )?;
+    }
+    if let Some(end) = report.image_end_offset.filter(|end| *end > 0) {
+        writeln!(out, "Image end offset: {end}")?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
+fn percent(part: u64, whole: u64) -> String {
+    format!("{:.2}%", part as f64 * 100.0 / whole as f64)
+}
