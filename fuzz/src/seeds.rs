@@ -1,0 +1,137 @@
+//! Inputs to begin with: the images of `testdata`, and smaller ones of the builders.
+
+use std::fs;
+
+use diskette_testkit::golden::{images, testdata};
+use diskette_testkit::qcow2::{Cluster, Qcow2, Snapshot};
+
+use crate::framed;
+
+/// The seeds of a target, each with a name.
+pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    match target {
+        "chain" => chains(),
+        "convert_roundtrip" => all_images()
+            .into_iter()
+            .zip([0, 0x41, 0x85, 0xc3].into_iter().cycle())
+            .map(|((name, _, bytes), flavour)| (name, [vec![flavour], bytes].concat()))
+            .collect(),
+        _ => {
+            let format = target.trim_start_matches("open_");
+            let images = all_images().into_iter();
+            images
+                .filter(|(_, of, _)| *of == format)
+                .map(|(name, _, bytes)| (name, bytes))
+                .collect()
+        }
+    }
+}
+
+/// Images that stand in one small file: name, format, bytes.
+fn all_images() -> Vec<(String, &'static str, Vec<u8>)> {
+    let mut found = Vec::new();
+    for path in images() {
+        let name = path.file_name().unwrap_or_default().display().to_string();
+        let (Ok(bytes), Ok(image)) = (fs::read(&path), diskette::open_image(&path)) else {
+            continue;
+        };
+        if bytes.len() <= LARGEST_SEED && image.info.files.len() == 1 {
+            found.push((name, image.info.format, bytes));
+        }
+    }
+    for (name, image) in tiny_qcow2() {
+        found.push((name.to_owned(), "qcow2", image.build().bytes));
+    }
+    found
+}
+
+fn tiny_qcow2() -> Vec<(&'static str, Qcow2)> {
+    let data = || Cluster::Data(b"data".to_vec());
+    // One last block of deflate's fixed code: a zero, and copies of it up to 512 bytes.
+    let zeros = vec![0x63, 0x60, 0x18, 0x05, 0xa3, 0x60, 0x14, 0x0c, 0x00];
+    let plain = |image: Qcow2| {
+        image
+            .cluster(0, data())
+            .cluster(2, Cluster::Zero)
+            .cluster(3, Cluster::ZeroAllocated(vec![1]))
+            .cluster(5, Cluster::Compressed(zeros.clone()))
+            .cluster(6, Cluster::Compressed(zeros.clone()))
+    };
+    let snapshot = Snapshot {
+        id: "1".into(),
+        name: "one".into(),
+        disk_size: 4096,
+        clusters: [(1, data())].into(),
+    };
+    let subclusters = Cluster::Subclusters {
+        allocated: 0xff,
+        zero: 0xff00,
+        data: Some(vec![1; 16384]),
+    };
+    vec![
+        ("tiny", plain(Qcow2::v3(4096).cluster_bits(9))),
+        (
+            "tiny-v2",
+            Qcow2::v2(4096).cluster_bits(9).cluster(0, data()),
+        ),
+        (
+            "tiny-bits",
+            plain(Qcow2::v3(4096).cluster_bits(9).refcount_order(1)),
+        ),
+        (
+            "tiny-zstd",
+            Qcow2::v3(4096).cluster_bits(9).zstd().cluster(0, data()),
+        ),
+        (
+            "tiny-snapshot",
+            plain(Qcow2::v3(4096).cluster_bits(9)).snapshot(snapshot),
+        ),
+        (
+            "tiny-subclusters",
+            Qcow2::v3(65536)
+                .cluster_bits(14)
+                .extended_l2()
+                .cluster(1, subclusters),
+        ),
+    ]
+}
+
+fn chains() -> Vec<(String, Vec<u8>)> {
+    let read = |name: &str| fs::read(testdata().join(name)).expect("an image of testdata");
+    let overlay = |name: &str, format: &str| {
+        let image = Qcow2::v3(8192).cluster_bits(9).backing(name, format);
+        image.cluster(1, Cluster::Data(vec![1])).build().bytes
+    };
+    let base = || {
+        Qcow2::v3(4096)
+            .cluster_bits(9)
+            .cluster(0, Cluster::Data(vec![2]))
+    };
+    // Of two files, a name with an odd sum of letters is the second.
+    let files: [(&str, Vec<Vec<u8>>); 6] = [
+        ("qcow2-raw", vec![overlay("a", "raw"), vec![3; 2048]]),
+        (
+            "qcow2-qcow2",
+            vec![overlay("a", "qcow2"), base().build().bytes],
+        ),
+        ("loop", vec![overlay("a", "qcow2"), overlay("b", "qcow2")]),
+        (
+            "data-file",
+            vec![base().data_file("a").build().bytes, vec![4; 4096]],
+        ),
+        (
+            "flat",
+            vec![read("vmdk/flat.vmdk"), read("vmdk/flat-flat.vmdk")],
+        ),
+        (
+            "three",
+            vec![overlay("d", "qcow2"), overlay("e", "raw"), vec![5; 8192]],
+        ),
+    ];
+    files
+        .into_iter()
+        .map(|(name, files)| (name.to_owned(), framed(&files)))
+        .collect()
+}
+
+const LARGEST_SEED: usize = 140_000;
