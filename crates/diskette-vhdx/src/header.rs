@@ -29,6 +29,8 @@ pub(crate) struct LogRegion {
     pub offset: u64,
     /// Bytes; a multiple of 1 MiB.
     pub len: u64,
+    /// Where the header lies that says so.
+    pub header_at: u64,
 }
 
 /// A number of an image that is still to be checked.
@@ -71,7 +73,12 @@ impl Header {
         }
         Ok(Self {
             data_write_guid: Uuid::from_bytes_le(raw.data_write_guid),
-            log: LogRegion { guid, offset, len },
+            log: LogRegion {
+                guid,
+                offset,
+                len,
+                header_at: at,
+            },
         })
     }
 }

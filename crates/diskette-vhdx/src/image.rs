@@ -96,7 +96,7 @@ fn with_log(
     match log::replay(storage, &header.log, guid, cx.limits, cx.salvage) {
         Ok(replayed) => {
             warnings.push(format!(
-                "the image was not closed: {} log entries are replayed in memory",
+                "the image was not closed; log entries replayed in memory: {}",
                 replayed.entry_count
             ));
             Ok(replayed.storage)

@@ -47,7 +47,7 @@ pub(crate) fn replay(
         return Err(Error::malformed(
             FORMAT,
             "Header.LogGuid",
-            region.offset,
+            region.header_at + 48,
             guid.to_string().as_str(),
             "but the log holds no valid sequence of entries of this GUID",
         ));
@@ -119,7 +119,7 @@ impl Ring {
         guid: Uuid,
         limits: &Limits,
     ) -> Result<Self> {
-        field("Header.LogOffset", region.offset, region.offset)
+        field("Header.LogOffset", region.header_at + 72, region.offset)
             .followed_by(region.len, storage.total_size()?)?;
         limits.allow_table("log's bytes", region.len)?;
         let len = usize::try_from(region.len).unwrap_or(usize::MAX);

@@ -80,20 +80,27 @@ pub(crate) enum Block {
 impl Geometry {
     /// The geometry of a disk. Its metadata have been checked.
     pub(crate) fn new(metadata: &Metadata) -> Self {
-        // Block sizes are at least 1 MiB, and chunks at least 4 GiB, so that sums of their counts stay small.
-        let block_size = metadata.block_size;
-        let chunk_ratio = SECTORS_PER_CHUNK * metadata.logical_sector_size / block_size;
-        let block_count = metadata.disk_size.div_ceil(block_size);
-        let differencing = metadata.parent.is_some();
+        Self::of(
+            metadata.disk_size,
+            metadata.block_size,
+            metadata.logical_sector_size,
+            metadata.parent.is_some(),
+        )
+    }
+
+    fn of(disk_size: u64, block_size: u64, logical_sector_size: u64, differencing: bool) -> Self {
+        // Blocks have at least 1 MiB, chunks at least 4 GiB, and disks at most 64 TiB: all counts stay small.
+        let chunk_ratio = SECTORS_PER_CHUNK * logical_sector_size / block_size;
+        let block_count = disk_size.div_ceil(block_size);
         let entry_count = if differencing {
             block_count.div_ceil(chunk_ratio) * (chunk_ratio + 1)
         } else {
             block_count + block_count.saturating_sub(1) / chunk_ratio
         };
         Self {
-            disk_size: metadata.disk_size,
+            disk_size,
             block_size,
-            logical_sector_size: metadata.logical_sector_size,
+            logical_sector_size,
             chunk_ratio,
             block_count,
             entry_count,
@@ -167,14 +174,15 @@ impl Map {
             });
         }
         let number = offset / self.geometry.block_size;
-        let mut extent = match self.block(number)? {
+        let mut entries = Entries::new(self);
+        let mut extent = match self.block(number, &mut entries)? {
             Block::Whole(kind) => self.whole_extent(number, kind),
             Block::Partial(data) => return self.partial_extent(number, data, offset),
         };
         let end = self.geometry.block_count.min(number + MOST_JOINED);
         for next in number + 1..end {
             // What is wrong with a later block is told to those who ask for it.
-            let Ok(Block::Whole(kind)) = self.block(next) else {
+            let Ok(Block::Whole(kind)) = self.block(next, &mut entries) else {
                 break;
             };
             let next = self.whole_extent(next, kind);
@@ -193,10 +201,10 @@ impl Map {
     }
 
     /// What the BAT says of a payload block.
-    fn block(&self, number: u64) -> Result<Block> {
+    fn block(&self, number: u64, entries: &mut Entries<'_>) -> Result<Block> {
         let index = self.geometry.payload_entry(number);
-        let block = self
-            .entry(index)
+        let block = entries
+            .get(index)
             .and_then(|entry| self.decode_payload(index, entry));
         match block {
             Err(Error::Malformed { .. }) if self.salvage => {
@@ -244,20 +252,9 @@ impl Map {
     /// Where a chunk's sector bitmap lies.
     fn bitmap(&self, chunk: u64) -> Result<u64> {
         let index = self.geometry.bitmap_entry(chunk);
-        let entry = self.entry(index)?;
+        let entry = Entries::new(self).get(index)?;
         self.decode_bitmap(index, entry)?
             .ok_or_else(|| self.bitmap_missing(index, entry))
-    }
-
-    /// An entry of the BAT.
-    fn entry(&self, index: u64) -> Result<u64> {
-        let at = index * ENTRY_LEN;
-        let page_at = round_down(at, PAGE_LEN);
-        let page = self
-            .pages
-            .get_or_read(self.bat_offset + page_at, || self.read_page(page_at))?;
-        let within = usize::try_from((at - page_at) / ENTRY_LEN).unwrap_or(usize::MAX);
-        Ok(page.get(within).map_or(0, U64::get))
     }
 
     /// The entries of the BAT from byte `page_at` of it on.
@@ -356,6 +353,39 @@ impl Map {
     }
 }
 
+/// Entries of the BAT, asked for in order or nearly so: the cache is not asked for each.
+struct Entries<'a> {
+    map: &'a Map,
+    /// The page at hand, and where in the BAT it begins.
+    page: Option<(u64, Table<U64>)>,
+}
+
+impl<'a> Entries<'a> {
+    const fn new(map: &'a Map) -> Self {
+        Self { map, page: None }
+    }
+
+    /// An entry of the BAT.
+    fn get(&mut self, index: u64) -> Result<u64> {
+        let at = index * ENTRY_LEN;
+        let page_at = round_down(at, PAGE_LEN);
+        let within = usize::try_from((at - page_at) / ENTRY_LEN).unwrap_or(usize::MAX);
+        let page = match &self.page {
+            Some((at_hand, page)) if *at_hand == page_at => page,
+            _ => {
+                let page = self
+                    .map
+                    .pages
+                    .get_or_read(self.map.bat_offset + page_at, || {
+                        self.map.read_page(page_at)
+                    })?;
+                &self.page.insert((page_at, page)).1
+            }
+        };
+        Ok(page.get(within).map_or(0, U64::get))
+    }
+}
+
 /// Bits of a sector bitmap: the least significant bit of a byte comes first.
 struct Bits<'a>(&'a [u8]);
 
@@ -389,6 +419,66 @@ impl Bits<'_> {
         BitRun {
             len: in_head + 8 * whole as u64 + tail,
             set,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn geometry(disk_size: u64, block_size: u64, sector: u64, parent: bool) -> Geometry {
+        Geometry::of(disk_size, block_size, sector, parent)
+    }
+
+    #[test]
+    fn entries_of_sector_bitmaps_follow_each_whole_chunk() {
+        let mib = 1 << 20;
+        let plain = geometry(5 << 30, 256 * mib, 512, false);
+        assert_eq!(
+            (plain.chunk_ratio, plain.block_count, plain.entry_count),
+            (16, 20, 21)
+        );
+        assert_eq!(
+            [15, 16, 17].map(|block| plain.payload_entry(block)),
+            [15, 17, 18]
+        );
+        assert_eq!([0, 1].map(|chunk| plain.bitmap_entry(chunk)), [16, 33]);
+        assert_eq!(
+            [15, 17, 18].map(|entry| plain.block_of_entry(entry)),
+            [15, 16, 17]
+        );
+        // A whole last chunk has no bitmap entry behind it unless there is a parent.
+        assert_eq!(geometry(4 << 30, 256 * mib, 512, false).entry_count, 16);
+        assert_eq!(geometry(4 << 30, 256 * mib, 512, true).entry_count, 17);
+        assert_eq!(geometry(1, mib, 512, true).entry_count, 4097);
+        assert_eq!(geometry(1, mib, 4096, false).chunk_ratio, 32768);
+        assert_eq!(geometry(0, mib, 512, true).entry_count, 0);
+    }
+
+    #[test]
+    fn a_run_of_bits_ends_where_they_change() {
+        let run = |bytes: &[u8], bit| {
+            let run = Bits(bytes).run_at(bit);
+            (run.len, run.set)
+        };
+        assert_eq!(run(&[0b0000_0111], 0), (3, true));
+        assert_eq!(run(&[0b0000_0111], 2), (1, true));
+        assert_eq!(run(&[0b0000_0111], 3), (5, false));
+        assert_eq!(run(&[0xff, 0xff, 0x01, 0], 4), (13, true));
+        assert_eq!(run(&[0x0f, 0, 0, 0x80], 4), (27, false));
+        assert_eq!(run(&[0xff, 0xff], 15), (1, true));
+    }
+
+    #[test]
+    fn runs_of_bits_cover_any_bitmap() {
+        let bytes: Vec<u8> = (0..=255).flat_map(|byte| [byte, 0, 0xff]).collect();
+        let set = |bit: u64| bytes[usize::try_from(bit / 8).unwrap()] >> (bit % 8) & 1 == 1;
+        let end = bytes.len() as u64 * 8;
+        for bit in 0..end {
+            let run = Bits(&bytes).run_at(bit);
+            assert!((bit..bit + run.len).all(|bit| set(bit) == run.set));
+            assert!(bit + run.len == end || set(bit + run.len) != run.set);
         }
     }
 }

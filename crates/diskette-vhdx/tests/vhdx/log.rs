@@ -105,7 +105,7 @@ fn a_replayed_image_is_told_to_be_dirty_and_its_bytes_stay() {
     let image = dirty(vec![(0, first())]);
     let chain = open(image).unwrap();
     assert!(chain.top().info.dirty);
-    assert!(chain.top().info.warnings[0].contains("1 log entries"));
+    assert!(chain.top().info.warnings[0].contains("replayed in memory: 1"));
     assert!(!open(closed().build()).unwrap().top().info.dirty);
 }
 

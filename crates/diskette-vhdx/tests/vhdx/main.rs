@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
 
+mod check;
+mod corpus;
 mod log;
+mod mangled;
+mod oracle;
 mod support;
 mod variants;

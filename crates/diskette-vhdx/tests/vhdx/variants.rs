@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::support::{Folder, is_refused, open, open_in, reads, salvage, sectors};
 use diskette_core::{BlockReaderExt, ExtentKind};
+use diskette_testkit::check_reader;
 use diskette_testkit::vhdx::{Block, Header, M, Vhdx, guid_text};
 
 const SIZE: u64 = 8 * M;
@@ -323,6 +324,8 @@ fn a_child_shows_its_parent_where_it_has_nothing_of_its_own() {
     ]);
     let chain = open_in(child.build(), folder(ad())).unwrap();
     assert_eq!(sectors(&chain), CHILD);
+    check_reader(&chain);
+    check_reader(&*chain.layers()[0].reader);
     let kinds: Vec<_> = chain.layers()[0]
         .reader
         .extents()
