@@ -1,1 +1,71 @@
-//! VMDK disk images: sparse, flat, split, stream-optimized, COWD and seSparse.
+//! VMDK, VMware's disk images, for reading.
+//!
+//! | what | read |
+//! | --- | --- |
+//! | monolithicSparse, twoGbMaxExtentSparse | yes |
+//! | streamOptimized | yes: VMware's, open-vmdk's and qemu-img's layouts; without a footer by a scan |
+//! | monolithicFlat, twoGbMaxExtentFlat, vmfs and its aliases | yes |
+//! | vmfsSparse (COWD), seSparse | yes, if the seSparse journal is empty |
+//! | delta links | yes, over a parent with the right CID |
+//! | raw devices (fullDevice, vmfsRDM ...), vSAN and vVol objects, encryption | refused by name |
+//!
+//! A descriptor, which is a text, names the extents that make up the disk, each of its own kind and mostly in a file of
+//! its own; here they are called *parts*. In a hosted sparse extent the descriptor may be embedded: that is an image in
+//! one file. `descriptor` reads the text, `image` opens the parts, `map` finds the part, and `grains` the grain in it.
+
+mod check;
+mod cowd;
+mod descriptor;
+mod flat;
+mod grains;
+mod header;
+mod image;
+mod map;
+mod probe;
+mod reader;
+mod redundant;
+mod remarks;
+mod sesparse;
+mod sparse;
+mod spec;
+mod stream;
+
+use std::sync::Arc;
+
+use diskette_core::{
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, Result, SnapshotFormat, Storage,
+    WritableFormat,
+};
+
+/// The name by which this format is known.
+pub(crate) const FORMAT: &str = "vmdk";
+
+/// The format.
+#[derive(Clone, Copy, Debug)]
+pub struct Vmdk;
+
+impl Format for Vmdk {
+    fn name(&self) -> &'static str {
+        FORMAT
+    }
+
+    fn probe(&self, ends: &Ends<'_>) -> Match {
+        probe::probe(ends)
+    }
+
+    fn open(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<Opened> {
+        reader::open(storage, cx)
+    }
+
+    fn writable(&self) -> Option<&dyn WritableFormat> {
+        None
+    }
+
+    fn checkable(&self) -> Option<&dyn CheckableFormat> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+}
