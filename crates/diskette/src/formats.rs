@@ -8,6 +8,7 @@ use diskette_core::{Format, Registry};
 static FORMATS: &[&dyn Format] = &[
     &diskette_vdi::Vdi,
     &diskette_vhdx::Vhdx,
+    &diskette_vmdk::Vmdk,
     &diskette_vpc::Vpc,
     // Takes what no other wants.
 ];
