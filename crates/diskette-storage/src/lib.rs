@@ -1,7 +1,33 @@
-//! Host bytes for diskette: files, memory, parts of other storages.
+//! Host bytes for diskette, and what decides about the files that images name.
+//!
+//! | storage | what it is |
+//! | --- | --- |
+//! | [`FileStorage`] | a file or block device, read by position |
+//! | [`FileStorageMut`] | the same, to be written |
+//! | [`NewFile`] | a file that appears under its name when it is whole, or not at all |
+//! | [`MemoryStorage`] | bytes in memory |
+//! | [`SubStorage`] | a part of another storage |
+#![cfg_attr(
+    feature = "mmap",
+    doc = "| [`MappedStorage`] | a file mapped into memory |"
+)]
+//!
+//! [`FolderResolver`] follows the references of images within a folder.
 
 mod file;
+mod file_mut;
+mod folder;
 mod memory;
+#[cfg(feature = "mmap")]
+mod mmap;
+mod new_file;
+mod sub;
 
 pub use file::FileStorage;
+pub use file_mut::FileStorageMut;
+pub use folder::FolderResolver;
 pub use memory::MemoryStorage;
+#[cfg(feature = "mmap")]
+pub use mmap::MappedStorage;
+pub use new_file::NewFile;
+pub use sub::SubStorage;
