@@ -79,7 +79,7 @@ impl Format for Vhdx {
         }
         let backing = image.metadata.backing();
         Ok(Opened {
-            reader: Box::new(Reader::new(image.map, cx.salvage)),
+            reader: Box::new(Reader::new(image.map, image.metadata.fixed, cx.salvage)),
             info,
             backing,
         })

@@ -12,9 +12,9 @@ use crate::locator::Locator;
 use crate::region::Region;
 use crate::spec::{
     FILE_PARAMETERS, FORMAT, FileParameters, HAS_PARENT, ITEM_IS_REQUIRED, ITEM_IS_USER,
-    LOGICAL_SECTOR_SIZE, MAX_DISK_SIZE, MAX_ITEM_LEN, MAX_LOCATOR_LEN, MAX_TABLE_ENTRIES,
-    METADATA_SIGNATURE, METADATA_TABLE_LEN, MetadataTableEntry, MetadataTableHeader,
-    PARENT_LOCATOR, PHYSICAL_SECTOR_SIZE, VIRTUAL_DISK_ID, VIRTUAL_DISK_SIZE,
+    LEAVE_BLOCKS_ALLOCATED, LOGICAL_SECTOR_SIZE, MAX_DISK_SIZE, MAX_ITEM_LEN, MAX_LOCATOR_LEN,
+    MAX_TABLE_ENTRIES, METADATA_SIGNATURE, METADATA_TABLE_LEN, MetadataTableEntry,
+    MetadataTableHeader, PARENT_LOCATOR, PHYSICAL_SECTOR_SIZE, VIRTUAL_DISK_ID, VIRTUAL_DISK_SIZE,
 };
 
 /// What the metadata say of the disk.
@@ -22,6 +22,8 @@ use crate::spec::{
 pub(crate) struct Metadata {
     /// Bytes of a payload block: a power of two from 1 to 256 MiB.
     pub block_size: u64,
+    /// Whether all blocks have a place from the start.
+    pub fixed: bool,
     /// The disk's size in bytes: a multiple of the logical sector, at most 64 TiB.
     pub disk_size: u64,
     /// "Page 83": the same along a chain.
@@ -57,6 +59,7 @@ impl Metadata {
         };
         Ok(Self {
             block_size,
+            fixed: parameters.flags.get() & LEAVE_BLOCKS_ALLOCATED != 0,
             disk_size,
             disk_id: Uuid::from_bytes_le(disk_id),
             logical_sector_size,

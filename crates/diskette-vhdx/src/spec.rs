@@ -175,6 +175,8 @@ pub(crate) struct FileParameters {
     pub flags: U32,
 }
 
+/// `FileParameters.LeaveBlocksAllocated`.
+pub(crate) const LEAVE_BLOCKS_ALLOCATED: u32 = 1 << 0;
 /// `FileParameters.HasParent`.
 pub(crate) const HAS_PARENT: u32 = 1 << 1;
 

@@ -131,3 +131,19 @@ fn a_bat_of_more_than_one_chunk_reads_as_qemu_reads_it() {
         assert_eq!(chain.read_vec(offset + 4096, 1).unwrap(), [0]);
     }
 }
+
+#[test]
+fn what_a_fixed_disk_has_not_written_is_known_without_reading() {
+    let Some(qemu_img) = qemu_img() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("fixed.vhdx");
+    let name = image.to_str().unwrap();
+    let options = "subformat=fixed,block_size=1M,block_state_zero=off";
+    qemu_img.run(["create", "-q", "-f", "vhdx", "-o", options, name, "8M"]);
+    let kinds: Vec<_> = open(&image)
+        .extents()
+        .map(|extent| extent.unwrap())
+        .map(|extent| (extent.len, extent.kind.reads_as_zeros()))
+        .collect();
+    assert_eq!(kinds, [(8 << 20, true)]);
+}
