@@ -118,7 +118,8 @@ pub trait ImageWriter: Debug + Send {
 
 /// Turns a chunk into the bytes to store. Called by many threads.
 pub trait Packer: Debug + Send + Sync {
-    /// Bytes of a chunk; only the disk's last may be shorter. A power of two.
+    /// Bytes of a chunk; only the disk's last may be shorter. A power of two. Chunks of more than 2 MiB are not packed,
+    /// but stored as they are, piece by piece.
     fn chunk_size(&self) -> u32;
 
     /// Packs the chunk at guest `offset`. Compressed bytes go into `out`, which is empty; plain ones stay in `data`.
