@@ -188,6 +188,11 @@ impl Work<'_> {
             }
             None => Packed::Plain,
         };
+        let packed = match packed {
+            // The packer found zeros where all is to be written.
+            Packed::Zero if self.sparseness.is_none() => Packed::Plain,
+            as_packed => as_packed,
+        };
         let range = match packed {
             Packed::Zero => {
                 slot.runs.truncate(runs);

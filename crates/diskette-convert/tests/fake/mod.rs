@@ -317,6 +317,9 @@ impl Packer for Halver {
     fn pack(&self, _offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Packed> {
         assert!(out.is_empty(), "a clean buffer");
         assert!(data.len() <= self.chunk_size as usize);
+        if diskette_core::is_zero(data) {
+            return Ok(Packed::Zero);
+        }
         if !self.compresses || data[0] & 2 == 0 {
             return Ok(Packed::Plain);
         }
