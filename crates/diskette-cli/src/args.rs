@@ -2,12 +2,15 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use diskette::core::{FormatChoice, OpenOptions, parse_size};
+use diskette::core::{BackingImage, FormatChoice, OpenOptions, Options, parse_size};
 use diskette::engine::{Control, Progress};
+use diskette::storage::FolderResolver;
 
 use crate::cmd;
+use crate::failure::Failure;
 
 /// Inspects, makes and converts disk images, in qemu-img's words.
 #[derive(Debug, Parser)]
@@ -26,8 +29,11 @@ pub(crate) struct Diskette {
 pub(crate) enum Command {
     Check(cmd::check::Check),
     Compare(cmd::compare::Compare),
+    Convert(cmd::convert::Convert),
+    Create(cmd::create::Create),
     Info(cmd::info::Info),
     Map(cmd::map::Map),
+    Measure(cmd::measure::Measure),
     Completions(cmd::completions::Completions),
 }
 
@@ -38,6 +44,131 @@ pub(crate) enum Output {
     Human,
     /// JSON for programs, with qemu-img's field names
     Json,
+}
+
+/// The options of a new image's format.
+#[derive(Args, Debug)]
+pub(crate) struct FormatOptions {
+    /// Options of the new image: 'name=value,name=value'; 'help' lists them
+    #[arg(
+        short = 'o',
+        long = "options",
+        visible_alias = "target-options",
+        value_name = "OPTIONS"
+    )]
+    options: Vec<String>,
+}
+
+impl FormatOptions {
+    /// Whether only help is wanted.
+    pub(crate) fn help(&self) -> bool {
+        self.pairs().any(|pair| pair == "help" || pair == "?")
+    }
+
+    /// The options one by one. A name alone means that it is on.
+    pub(crate) fn parse(&self) -> Result<GivenOptions, Failure> {
+        let mut given = GivenOptions::default();
+        for pair in self.pairs() {
+            let (name, value) = pair.split_once('=').unwrap_or((&pair, "on"));
+            if name.is_empty() {
+                return Err(Failure::new(format!(
+                    "-o {pair}: the option's name is missing"
+                )));
+            }
+            given.pairs.push((name.to_owned(), value.to_owned()));
+        }
+        Ok(given)
+    }
+
+    /// What stands between single commas; two commas stand for one.
+    fn pairs(&self) -> impl Iterator<Item = String> {
+        self.options.iter().flat_map(|text| split_at_commas(text))
+    }
+}
+
+fn split_at_commas(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(char) = chars.next() {
+        match parts.last_mut() {
+            Some(_) if char == ',' && chars.next_if_eq(&',').is_none() => parts.push(String::new()),
+            Some(part) => part.push(char),
+            None => {}
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// Options as they were given, without those that the command itself heeds once it has taken them.
+#[derive(Debug, Default)]
+pub(crate) struct GivenOptions {
+    pairs: Vec<(String, String)>,
+}
+
+impl GivenOptions {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// Takes the option out; the last of a name counts.
+    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
+        let taken = self.pairs.extract_if(.., |(given, _)| given == name);
+        taken.last().map(|(_, value)| value)
+    }
+
+    /// Takes the disk's size out.
+    pub(crate) fn take_size(&mut self) -> Result<Option<u64>, Failure> {
+        let text = self.take("size");
+        let size = text.map(|text| size(&text)).transpose();
+        size.map_err(|why| Failure::new(format!("-o size: {why}")))
+    }
+
+    /// What is left for the format.
+    pub(crate) fn into_options(self) -> Options {
+        self.pairs.into_iter().collect()
+    }
+}
+
+/// What is below the new image, by arguments of its own (a file and its format) or by its options.
+pub(crate) fn backing(
+    file: Option<&str>,
+    format: Option<&str>,
+    options: &mut GivenOptions,
+) -> Result<Option<BackingImage>, Failure> {
+    let (also_file, also_format) = (options.take("backing_file"), options.take("backing_fmt"));
+    let target = file.map(str::to_owned).or(also_file);
+    let format = format.map(str::to_owned).or(also_format);
+    match (target.filter(|name| !name.is_empty()), format) {
+        (Some(target), Some(format)) => Ok(Some(BackingImage { target, format })),
+        (Some(_), None) => Err(Failure::new(
+            "the format of the backing image must be named too, with -F",
+        )),
+        (None, _) => Ok(None),
+    }
+}
+
+/// A snapshot's id or name, as qemu-img's `-l` takes it.
+pub(crate) fn snapshot_name(text: &str) -> String {
+    let bare = text
+        .split(',')
+        .filter_map(|part| part.strip_prefix("snapshot."))
+        .filter_map(|part| {
+            part.strip_prefix("id=")
+                .or_else(|| part.strip_prefix("name="))
+        })
+        .next();
+    bare.unwrap_or(text).to_owned()
+}
+
+/// One of qemu-img's cache modes.
+pub(crate) fn cache_mode(text: &str) -> Result<String, &'static str> {
+    match text {
+        "none" | "off" | "writeback" | "writethrough" | "directsync" | "unsafe" => {
+            Ok(text.to_owned())
+        }
+        _ => Err("not one of none, writeback, writethrough, directsync, unsafe"),
+    }
 }
 
 /// How long operations are run.
@@ -93,18 +224,31 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    /// How the image at `path` is to be opened. Its format is found out where it is not named.
-    pub(crate) fn options(
-        &self,
-        path: &Path,
-        format: Option<&str>,
-    ) -> diskette::core::Result<OpenOptions> {
-        let mut options = diskette::options_for(path)?;
+    /// How images are to be opened. The format of the first is found out where it is not named.
+    pub(crate) fn options(&self, format: Option<&str>) -> diskette::core::Result<OpenOptions> {
+        let mut options = diskette::safe_options();
+        options.files = Arc::new(self.resolver()?);
         if let Some(format) = format {
             options.format = FormatChoice::Named(format.to_owned());
         }
         options.probe_backing = self.probe_backing;
         options.ignore_identity = self.ignore_parent_id;
         Ok(options)
+    }
+
+    fn resolver(&self) -> diskette::core::Result<FolderResolver> {
+        if self.trust {
+            return Ok(FolderResolver::trusting());
+        }
+        let mut folders = self.allow_reference.iter();
+        folders.try_fold(FolderResolver::new(), FolderResolver::allow)
+    }
+
+    /// The size of the disk below the new image at `path`. The user has named it: it is opened wherever it is.
+    pub(crate) fn backing_size(&self, path: &Path, backing: &BackingImage) -> Result<u64, Failure> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let below = folder.join(&backing.target);
+        let options = self.options(Some(&backing.format))?;
+        Ok(diskette::inspect(&below, options)?.info.size)
     }
 }

@@ -3,5 +3,8 @@
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod convert;
+pub(crate) mod create;
 pub(crate) mod info;
 pub(crate) mod map;
+pub(crate) mod measure;

@@ -56,9 +56,16 @@ impl Failure {
     pub(crate) fn tell(self) -> ExitCode {
         match self.what {
             What::Text(text) => eprintln!("diskette: {text}"),
-            What::Arguments(error) => {
+            What::Arguments(error) if error.use_stderr() => {
+                let text = error.render().to_string();
+                eprint!(
+                    "diskette: {}",
+                    text.strip_prefix("error: ").unwrap_or(&text)
+                );
+            }
+            What::Arguments(help) => {
                 // Where nobody listens there is nothing to be done.
-                let _ = error.print();
+                let _ = help.print();
             }
             What::BrokenPipe => {}
         }

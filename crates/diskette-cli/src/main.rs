@@ -5,6 +5,7 @@ mod cmd;
 mod failure;
 mod human;
 mod json;
+mod options_help;
 mod progress;
 mod report;
 
@@ -26,8 +27,11 @@ fn run() -> Outcome {
     match args::Diskette::try_parse()?.command {
         Command::Check(args) => cmd::check::run(&args),
         Command::Compare(args) => cmd::compare::run(&args),
+        Command::Convert(args) => cmd::convert::run(&args),
+        Command::Create(args) => cmd::create::run(&args),
         Command::Info(args) => cmd::info::run(&args),
         Command::Map(args) => cmd::map::run(&args),
+        Command::Measure(args) => cmd::measure::run(&args),
         Command::Completions(args) => cmd::completions::run(&args),
     }
 }

@@ -79,9 +79,11 @@ fn image_json(image: &ImageReport) -> Json {
     object.into()
 }
 
-/// The image's files, as qemu-img names and orders them: its parts, and at the end the one that was opened.
+/// The image's files, as qemu-img names and orders them: its parts, the last one first, and at the end the file that was
+/// opened.
 fn children(image: &ImageReport) -> impl Iterator<Item = (String, &FileReport)> {
-    let parts = image.files.iter().skip(1).enumerate();
+    let parts = image.files.iter().skip(1).enumerate().collect::<Vec<_>>();
+    let parts = parts.into_iter().rev();
     let parts = parts.map(|(index, file)| (format!("extents.{index}"), file));
     parts.chain(image.files.first().map(|file| ("file".to_owned(), file)))
 }

@@ -83,8 +83,7 @@ pub(crate) fn extent_at(storage: &dyn Storage, size: u64, offset: u64) -> Result
         ));
     }
     let run = storage.run(offset)?;
-    let reaches_end = offset.saturating_add(run.len) >= end;
-    let len = if reaches_end { size - offset } else { run.len };
+    let len = run.len.min(size - offset);
     let at = HostOffset::new(offset);
     let kind = match run.kind {
         RunKind::Data => ExtentKind::Data(at),

@@ -192,6 +192,10 @@ fn open_beneath(folder: &Path, path: &Path, links: Links) -> Result<File, Why> {
 
 fn open_beneath_exactly(folder: &Path, path: &Path, links: Links) -> Result<File, Why> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    };
     let root = open(folder, flags, Mode::empty()).map_err(|error| Why::Failed(error.into()))?;
     let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     if links == Links::None {
@@ -260,14 +264,9 @@ fn any_storage(file: File, path: PathBuf) -> Result<Arc<dyn Storage>> {
     }
 }
 
-/// The folder of the file with this name; empty where it has none.
+/// The folder of the file with this name; empty where it has none, so that names of neighbours have none either.
 fn folder_of(name: &str) -> &Path {
-    let folder = Path::new(name).parent().unwrap_or(Path::new(""));
-    if folder.as_os_str().is_empty() {
-        Path::new("./")
-    } else {
-        folder
-    }
+    Path::new(name).parent().unwrap_or(Path::new(""))
 }
 
 #[cfg(test)]

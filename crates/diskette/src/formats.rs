@@ -11,6 +11,7 @@ static FORMATS: &[&dyn Format] = &[
     &diskette_vmdk::Vmdk,
     &diskette_vpc::Vpc,
     // Takes what no other wants.
+    &diskette_raw::Raw,
 ];
 
 /// All formats.

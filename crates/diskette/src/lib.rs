@@ -5,6 +5,7 @@ mod formats;
 mod inspect;
 mod map;
 mod open;
+mod write;
 
 pub use diskette_convert as engine;
 pub use diskette_core as core;
@@ -14,4 +15,5 @@ pub use check::check;
 pub use formats::registry;
 pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};
-pub use open::{open, open_image, open_with, options_for};
+pub use open::{open, open_image, open_with, safe_options};
+pub use write::{Conversion, create, measure, refuse_source_as_target, writable};

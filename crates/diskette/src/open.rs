@@ -4,20 +4,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diskette_core::{Chain, OpenOptions, Opened, Result};
-use diskette_storage::FileStorage;
+use diskette_storage::{FileStorage, FolderResolver};
 
 use crate::registry;
 
-/// How the image at `path` is opened if nothing else is said: its format is found out by its content, and files that it
-/// names are opened in its own folder alone.
-pub fn options_for(_path: impl AsRef<Path>) -> Result<OpenOptions> {
-    Ok(OpenOptions::default())
+/// How images are opened if nothing else is said: the format is found out by the content, and files that an image names
+/// are opened in that image's own folder alone.
+#[must_use]
+pub fn safe_options() -> OpenOptions {
+    let mut options = OpenOptions::default();
+    options.files = Arc::new(FolderResolver::new());
+    options
 }
 
-/// The disk that the image at `path` holds, with all that lies below it.
+/// The disk that the image at `path` holds, with all that lies below it, opened with [`safe_options`].
 pub fn open(path: impl AsRef<Path>) -> Result<Chain> {
-    let options = options_for(&path)?;
-    open_with(path, &options)
+    open_with(path, &safe_options())
 }
 
 /// The same, opened as `options` say.
@@ -25,8 +27,7 @@ pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Chain>
     registry().open_chain(Arc::new(FileStorage::open(path)?), options)
 }
 
-/// The image at `path` alone. Its backing image is only named.
+/// The image at `path` alone, opened with [`safe_options`]. Its backing image is only named.
 pub fn open_image(path: impl AsRef<Path>) -> Result<Opened> {
-    let options = options_for(&path)?;
-    registry().open(Arc::new(FileStorage::open(path)?), &options)
+    registry().open(Arc::new(FileStorage::open(path)?), &safe_options())
 }

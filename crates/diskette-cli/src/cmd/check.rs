@@ -57,9 +57,7 @@ pub(crate) fn run(args: &Check) -> Outcome {
     if args.repair.is_some() {
         return Err(Failure::new("repairing is not supported yet").with_code(NO_CHECK));
     }
-    let options = args
-        .opening
-        .options(&args.filename, args.format.as_deref())?;
+    let options = args.opening.options(args.format.as_deref())?;
     let checked = diskette::check(&args.filename, &options);
     let (format, report) = checked.map_err(|error| match error {
         Error::Unsupported { .. } => Failure::from(error).with_code(NO_CHECK),

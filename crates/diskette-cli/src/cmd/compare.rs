@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Compare) -> Outcome {
 
 impl Compare {
     fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
-        let options = self.opening.options(path, format);
+        let options = self.opening.options(format);
         options
             .and_then(|options| diskette::open_with(path, &options))
             .map_err(|error| Failure::from(error).with_code(CANNOT_OPEN))

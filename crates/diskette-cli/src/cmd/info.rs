@@ -40,9 +40,7 @@ pub(crate) struct Info {
 }
 
 pub(crate) fn run(args: &Info) -> Outcome {
-    let options = args
-        .opening
-        .options(&args.filename, args.format.as_deref())?;
+    let options = args.opening.options(args.format.as_deref())?;
     let images = if args.backing_chain {
         diskette::inspect_chain(&args.filename, options)?
     } else {

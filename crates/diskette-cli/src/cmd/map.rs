@@ -47,9 +47,7 @@ pub(crate) struct Map {
 }
 
 pub(crate) fn run(args: &Map) -> Outcome {
-    let mut options = args
-        .opening
-        .options(&args.filename, args.format.as_deref())?;
+    let mut options = args.opening.options(args.format.as_deref())?;
     options.salvage = args.salvage;
     let chain = diskette::open_with(&args.filename, &options)?;
     let start = args.start_offset;

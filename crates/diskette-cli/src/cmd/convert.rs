@@ -1,0 +1,218 @@
+//! `diskette convert`: a disk from one format, or several files, into another.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use diskette::Conversion;
+use diskette::core::{BlockReader, Chain, FormatChoice};
+use diskette::engine::{Concat, ConvertOptions, TopLayer};
+
+use crate::args::{FormatOptions, Opening, Work, backing, cache_mode, size, snapshot_name};
+use crate::failure::{Failure, Outcome};
+use crate::{options_help, progress};
+
+/// Copy a disk into an image of another format
+///
+/// The new image is written beside its final name and gets it at the end: there is a whole image, or what was there
+/// before. Several sources are put one after another.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  diskette convert -p -O qcow2 router.vmdk router.qcow2
+  diskette convert -c -O qcow2 -o compression_type=zstd disk.raw disk.qcow2
+  diskette convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 moved-overlay.qcow2
+  diskette convert -O qcow2 -o help")]
+pub(crate) struct Convert {
+    /// The images to read, and at the end the one to write
+    #[arg(required_unless_present = "options", value_names = ["SOURCE", "TARGET"])]
+    filenames: Vec<PathBuf>,
+
+    /// The sources' format; without it, the content tells
+    #[arg(short = 'f', long, value_name = "FMT")]
+    source_format: Option<String>,
+
+    /// The target's format
+    #[arg(short = 'O', long, value_name = "FMT", default_value = "raw")]
+    target_format: String,
+
+    #[command(flatten)]
+    options: FormatOptions,
+
+    /// Compress guest data
+    #[arg(short, long)]
+    compress: bool,
+
+    /// The disk as it was when this snapshot was taken, by its id or name
+    #[arg(short = 'l', long, value_name = "SNAPSHOT")]
+    source_snapshot: Option<String>,
+
+    /// Make the target an overlay on this image, as seen from the target's folder; only what the source's top layer
+    /// has is copied
+    #[arg(short = 'B', long, value_name = "FILE")]
+    backing: Option<String>,
+
+    /// The format of the image below
+    #[arg(short = 'F', long, value_name = "FMT")]
+    backing_format: Option<String>,
+
+    /// Write into a target that is there already; what its disk has beyond the source's stays
+    #[arg(short, long)]
+    no_create: bool,
+
+    /// The target of -n reads as zeros: write none
+    #[arg(long, requires = "no_create")]
+    target_is_zero: bool,
+
+    /// Leave out runs of zeros of at least this size; 0 writes all
+    #[arg(short = 'S', long, value_name = "SIZE", value_parser = sparse_size, default_value = "4k")]
+    sparse_size: u64,
+
+    /// How the target is written: 'unsafe' leaves it to the host when it reaches the disk, all others wait for it
+    #[arg(short = 't', long, value_name = "CACHE", value_parser = cache_mode, default_value = "unsafe")]
+    target_cache: String,
+
+    /// Accepted for qemu-img's sake
+    #[arg(short = 'T', long, value_name = "CACHE", value_parser = cache_mode)]
+    source_cache: Option<String>,
+
+    /// Accepted for qemu-img's sake: see --threads
+    #[arg(short = 'm', long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    parallel: Option<u8>,
+
+    /// Accepted for qemu-img's sake: all cores work, and what is written is always the same
+    #[arg(short = 'W', long)]
+    oob_writes: bool,
+
+    /// Take what is lost of a damaged source for zeros
+    #[arg(long)]
+    salvage: bool,
+
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    work: Work,
+
+    #[command(flatten)]
+    opening: Opening,
+}
+
+pub(crate) fn run(args: &Convert) -> Outcome {
+    let format = diskette::writable(&args.target_format)?;
+    if args.options.help() {
+        options_help::print(&mut io::stdout(), &args.target_format, format)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some((target, sources)) = args
+        .filenames
+        .split_last()
+        .filter(|(_, sources)| !sources.is_empty())
+    else {
+        return Err(Failure::new("a source and a target must be given"));
+    };
+    let conversion = args.conversion(target)?;
+    let chains = args.open_all(sources)?;
+    diskette::refuse_source_as_target(&chains, target)?;
+
+    let progress = progress::Meter::new(args.work.progress && !args.quiet);
+    let tell = |at| progress.tell(at);
+    let conversion = conversion.with_engine(args.engine(&tell));
+    let done = args.copy(&conversion, &chains, target);
+    match &done {
+        Ok(()) => progress.complete(),
+        Err(_) => progress.end(),
+    }
+    done?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Convert {
+    fn conversion(&self, target: &Path) -> Result<Conversion<'static>, Failure> {
+        let mut options = self.options.parse()?;
+        if self.no_create && !options.is_empty() {
+            return Err(Failure::new(
+                "-o makes no sense with -n: the target is there already",
+            ));
+        }
+        if options.take_size()?.is_some() {
+            return Err(Failure::new("-o size: the target has the source's size"));
+        }
+        let mut conversion = Conversion::to(&self.target_format);
+        let (file, format) = (self.backing.as_deref(), self.backing_format.as_deref());
+        if let Some(backing) = backing(file, format, &mut options)? {
+            let size = self.opening.backing_size(target, &backing)?;
+            conversion = conversion.over(backing, size);
+        }
+        conversion.image.compress = self.compress;
+        conversion.image.options = options.into_options();
+        conversion.sync = self.target_cache != "unsafe";
+        Ok(conversion)
+    }
+
+    fn open_all(&self, sources: &[PathBuf]) -> Result<Vec<Chain>, Failure> {
+        if self.source_snapshot.is_some() && sources.len() > 1 {
+            return Err(Failure::new("a snapshot can be read of one source alone"));
+        }
+        sources.iter().map(|path| self.open(path)).collect()
+    }
+
+    fn open(&self, path: &Path) -> Result<Chain, Failure> {
+        let mut options = self.opening.options(self.source_format.as_deref())?;
+        options.snapshot = self.source_snapshot.as_deref().map(snapshot_name);
+        options.salvage = self.salvage;
+        Ok(diskette::open_with(path, &options)?)
+    }
+
+    fn engine<'a>(
+        &self,
+        tell: &'a (dyn Fn(diskette::engine::Progress) + Sync),
+    ) -> ConvertOptions<'a> {
+        let mut engine = ConvertOptions::default();
+        engine.control = self.work.control(tell);
+        engine.sparse_size = self.sparse_size;
+        engine.target_is_zero = self.target_is_zero;
+        engine
+    }
+
+    fn copy(
+        &self,
+        conversion: &Conversion<'_>,
+        chains: &[Chain],
+        target: &Path,
+    ) -> Result<(), Failure> {
+        let tops: Vec<_> = chains.iter().map(TopLayer::new).collect();
+        let over_backing = conversion.image.backing.is_some();
+        let disks: Vec<&dyn BlockReader> = match over_backing {
+            true => tops.iter().map(|top| top as _).collect(),
+            false => chains.iter().map(|chain| chain as _).collect(),
+        };
+        match disks.as_slice() {
+            [only] => self.write(conversion, *only, target),
+            several => self.write(conversion, &Concat::new(several.iter().copied())?, target),
+        }
+    }
+
+    fn write(
+        &self,
+        conversion: &Conversion<'_>,
+        source: &dyn BlockReader,
+        target: &Path,
+    ) -> Result<(), Failure> {
+        if !self.no_create {
+            return Ok(conversion.write(source, target)?);
+        }
+        let mut options = self.opening.options(None)?;
+        options.format = FormatChoice::Named(self.target_format.clone());
+        Ok(conversion.write_into(source, target, &options)?)
+    }
+}
+
+fn sparse_size(text: &str) -> Result<u64, &'static str> {
+    match size(text)? {
+        fitting if fitting % 512 == 0 && fitting <= 16 << 20 => Ok(fitting),
+        _ => Err("not a multiple of 512 up to 16M"),
+    }
+}

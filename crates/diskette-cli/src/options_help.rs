@@ -1,0 +1,23 @@
+//! What `-o help` prints.
+
+use std::io::{self, Write};
+
+use diskette::core::WritableFormat;
+
+/// Prints the options that a new image of this format can have.
+pub(crate) fn print(
+    out: &mut dyn Write,
+    name: &str,
+    format: &dyn WritableFormat,
+) -> io::Result<()> {
+    writeln!(out, "Supported {name} options:")?;
+    for option in format.options() {
+        let head = format!("{}=<{}>", option.name, option.takes);
+        write!(out, "  {head:<22} - {}", option.help)?;
+        if !option.default.is_empty() {
+            write!(out, " (default: {})", option.default)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}

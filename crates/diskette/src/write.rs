@@ -1,0 +1,177 @@
+//! New images on the host's disk: whole under their final name, or absent.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::{fs, io};
+
+use diskette_convert::{ConvertOptions, convert, convert_into};
+use diskette_core::{
+    BackingImage, BlockReader, Chain, Error, Measure, NewImage, OpenOptions, Result, WritableFormat,
+};
+use diskette_storage::{FileStorageMut, NewFile};
+
+use crate::registry;
+
+/// A conversion of a disk into an image, to be described step by step and then run.
+///
+/// ```no_run
+/// # fn main() -> diskette::core::Result<()> {
+/// let disk = diskette::open("router.vmdk")?;
+/// diskette::Conversion::to("qcow2")
+///     .compressed()
+///     .option("compression_type", "zstd")
+///     .write(&disk, "router.qcow2")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Conversion<'a> {
+    /// The name of the target's format.
+    pub format: String,
+    /// What the new image is to be. Its size is the source's.
+    pub image: NewImage,
+    /// How the engine works: threads, progress, sparseness.
+    pub engine: ConvertOptions<'a>,
+    /// Whether the image is on stable storage before it gets its name.
+    pub sync: bool,
+}
+
+impl<'a> Conversion<'a> {
+    /// A conversion to the format of this name, with its defaults.
+    pub fn to(format: impl Into<String>) -> Self {
+        Self {
+            format: format.into(),
+            image: NewImage::default(),
+            engine: ConvertOptions::default(),
+            sync: false,
+        }
+    }
+
+    /// The same, with guest data compressed.
+    #[must_use]
+    pub fn compressed(mut self) -> Self {
+        self.image.compress = true;
+        self
+    }
+
+    /// The same, with one of the format's options.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.image.options.set(name, value);
+        self
+    }
+
+    /// The same, as an overlay on a backing image whose disk has `size` bytes: holes of the source are left out, so
+    /// that it shows through. [`TopLayer`](diskette_convert::TopLayer) has the right holes.
+    #[must_use]
+    pub fn over(mut self, backing: BackingImage, size: u64) -> Self {
+        self.image.backing = Some(backing);
+        self.engine.backing_size = Some(size);
+        self
+    }
+
+    /// The same, with the engine's options.
+    #[must_use]
+    pub fn with_engine(mut self, engine: ConvertOptions<'a>) -> Self {
+        let backing_size = self.engine.backing_size;
+        self.engine = engine;
+        self.engine.backing_size = backing_size;
+        self
+    }
+
+    /// The same, but that the image is on stable storage before it gets its name.
+    #[must_use]
+    pub const fn synced(mut self) -> Self {
+        self.sync = true;
+        self
+    }
+
+    /// Writes the image. Under the name `path` there is a whole image afterwards, or what was there before.
+    pub fn write(&self, source: &dyn BlockReader, path: impl AsRef<Path>) -> Result<()> {
+        let mut image = self.image.clone();
+        image.size = source.size();
+        let format = writable(&self.format)?;
+        let file = NewFile::create(path)?;
+        let writer = format.create(file.storage(), &image)?;
+        convert(source, writer, &self.engine)?;
+        file.commit(self.sync)
+    }
+
+    /// Writes into the image at `path`, which is there already. What its disk has beyond the source's stays.
+    pub fn write_into(
+        &self,
+        source: &dyn BlockReader,
+        path: impl AsRef<Path>,
+        options: &OpenOptions,
+    ) -> Result<()> {
+        let format = writable(&self.format)?;
+        let below = crate::open_with(&path, options)?.into_below();
+        let storage = FileStorageMut::open(path)?;
+        let below = below.map(|below| Arc::new(below) as _);
+        let target = format.edit(Arc::new(storage), below, &options.context())?;
+        convert_into(source, &*target, &self.engine)?;
+        match self.sync {
+            true => target.flush(),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Makes a new image without data at `path`. What was there before is replaced when the image is whole.
+pub fn create(path: impl AsRef<Path>, format: &str, image: &NewImage) -> Result<()> {
+    let format = writable(format)?;
+    let file = NewFile::create(path)?;
+    format.create(file.storage(), image)?.finish()?;
+    file.commit(false)
+}
+
+/// How large an image will be that holds `source`, or a disk without data of `image.size` bytes.
+pub fn measure(
+    format: &str,
+    mut image: NewImage,
+    source: Option<&dyn BlockReader>,
+) -> Result<Measure> {
+    let format = writable(format)?;
+    let data = match source {
+        Some(source) => {
+            image.size = source.size();
+            diskette_convert::data_len(source, format.granule_size(&image)?)?
+        }
+        None => 0,
+    };
+    format.measure(&image, data)
+}
+
+/// How the format of this name is written.
+pub fn writable(format: &str) -> Result<&'static dyn WritableFormat> {
+    let format = registry().get(format)?;
+    format
+        .writable()
+        .ok_or_else(|| Error::unsupported(format.name(), "writing"))
+}
+
+/// That `target` is none of the files that the sources are read from.
+pub fn refuse_source_as_target(sources: &[Chain], target: impl AsRef<Path>) -> Result<()> {
+    let target = target.as_ref();
+    let Some(target_id) = file_id(target) else {
+        return Ok(());
+    };
+    let layers = sources.iter().flat_map(Chain::layers);
+    let mut files = layers.flat_map(|layer| &layer.info.files);
+    match files.find(|file| file_id(Path::new(file)) == Some(target_id)) {
+        Some(_) => Err(Error::File {
+            op: "write to",
+            path: target.display().to_string(),
+            source: io::Error::other("it is one of the files that are read"),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// What tells one file of the host from all others, whatever names it has.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    let facts = fs::metadata(path).ok()?;
+    Some((facts.dev(), facts.ino()))
+}
