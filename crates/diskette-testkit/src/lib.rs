@@ -12,6 +12,7 @@ pub mod qcow2;
 pub mod recording;
 pub mod tools;
 pub mod vhdx;
+pub mod vmdk;
 mod walk;
 
 pub use conformance::{check_reader, check_reader_against, check_reader_against_fn};
