@@ -9,6 +9,8 @@ use diskette_core::{Error, Result, Run, RunKind, Storage};
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
+use crate::lock::Lock;
+
 /// A regular file or a block device, read by position.
 ///
 /// Its size is that at the time it was opened: what is cut off later cannot be read, what is added does not count.
@@ -51,6 +53,12 @@ impl FileStorage {
             kind,
             size,
         })
+    }
+
+    /// Tells QEMU's programs, and ourselves elsewhere, that this file is being read as an image, until it is closed.
+    /// Fails where another program writes it.
+    pub fn lock(&self) -> Result<()> {
+        Lock::Read.take(&self.file, &self.name)
     }
 
     /// The file itself.

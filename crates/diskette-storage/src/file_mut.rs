@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use diskette_core::{Result, Run, Storage, StorageMut};
+use diskette_core::{Result, Run, RunKind, Storage, StorageMut};
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
 use rustix::io::Errno;
 
 use crate::file::{FileKind, failed, run_at};
+use crate::lock::Lock;
 
 /// A regular file or a block device, read and written by position.
 #[derive(Debug)]
@@ -26,6 +27,10 @@ impl FileStorageMut {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.display().to_string();
+        Self::open_at(path, &name).map_err(|source| failed("open", name, source))
+    }
+
+    pub(crate) fn open_at(path: &Path, name: &str) -> io::Result<Self> {
         let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY)
             .bits()
             .cast_signed();
@@ -33,9 +38,8 @@ impl FileStorageMut {
             .read(true)
             .write(true)
             .custom_flags(flags)
-            .open(path);
-        file.and_then(|file| Self::of(file, name.clone()))
-            .map_err(|source| failed("open", name, source))
+            .open(path)?;
+        Self::of(file, name.to_owned())
     }
 
     /// A file that has been opened for reading and writing, under a name for messages.
@@ -62,13 +66,33 @@ impl FileStorageMut {
         &self.file
     }
 
-    /// Grows a file that ends before `end`.
+    /// Tells QEMU's programs, and ourselves elsewhere, that this file is being written, until it is closed. Fails where
+    /// another program reads it as an image, or writes it.
+    pub fn lock(&self) -> Result<()> {
+        Lock::Write.take(&self.file, &self.name)
+    }
+
+    /// Grows a file that ends before `end`, whose bytes from `end - 1` on are nobody else's. By a write, as that never
+    /// cuts off what another thread writes further behind meanwhile.
     fn reach(&self, end: u64) -> io::Result<()> {
-        if self.size()? < end {
-            self.set_size(end)
-        } else {
-            Ok(())
+        if end > self.size()? {
+            self.write_at(&[0], end - 1)?;
         }
+        Ok(())
+    }
+
+    /// Takes the space of a range by hand, on a file system that cannot reserve any. Nobody else may write there meanwhile.
+    fn allocate_by_writing(&self, offset: u64, end: u64) -> io::Result<()> {
+        let mut at = offset;
+        while at < end.min(self.size()?) {
+            let run = self.run_at(at)?;
+            let len = run.len.min(end - at);
+            if run.kind == RunKind::Hole {
+                self.write_zeros_plainly(at, len)?;
+            }
+            at += len;
+        }
+        self.write_zeros_plainly(at, end - at)
     }
 
     fn write_zeros_plainly(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -134,7 +158,7 @@ impl StorageMut for FileStorageMut {
         ] {
             match fallocate(&self.file, how, offset, len) {
                 Ok(()) => return Ok(()),
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
+                Err(error) if is_no_way(error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -145,9 +169,13 @@ impl StorageMut for FileStorageMut {
         if len == 0 {
             return Ok(());
         }
-        match self.kind {
-            FileKind::Regular => Ok(fallocate(&self.file, FallocateFlags::empty(), offset, len)?),
-            FileKind::Device => self.reach(end(offset, len)?),
+        let end = end(offset, len)?;
+        if self.kind == FileKind::Device {
+            return self.set_size(end);
+        }
+        match fallocate(&self.file, FallocateFlags::empty(), offset, len) {
+            Err(error) if is_no_way(error) => self.allocate_by_writing(offset, end),
+            done => Ok(done?),
         }
     }
 
@@ -180,6 +208,14 @@ fn is_ext4(file: &File) -> bool {
 /// From this many bytes on, a write is worth a call of its own to reserve its space.
 const LONG_WRITE: usize = 64 << 10;
 
+/// Whether the file system, or the device, cannot do a thing so, and it is to be done in another way.
+fn is_no_way(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV
+    )
+}
+
 fn end(offset: u64, len: u64) -> io::Result<u64> {
     offset
         .checked_add(len)
@@ -188,8 +224,6 @@ fn end(offset: u64, len: u64) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use diskette_core::RunKind;
-
     use super::*;
 
     #[test]
@@ -224,5 +258,46 @@ mod tests {
         let mut bytes = [9; 12];
         file.read_at(&mut bytes, 0).unwrap();
         assert_eq!(bytes, [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0]);
+    }
+
+    #[test]
+    fn space_taken_by_hand_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, [7; 100]).unwrap();
+        let file = FileStorageMut::open(&path).unwrap();
+        file.set_size(1 << 20).unwrap();
+        file.allocate_by_writing(50, 2 << 20).unwrap();
+        assert_eq!(file.size().unwrap(), 2 << 20);
+        assert_eq!(file.run_at(0).unwrap().kind, RunKind::Data);
+        assert_eq!(file.run_at(0).unwrap().len, 2 << 20);
+        let mut bytes = [9; 101];
+        file.read_at(&mut bytes, 0).unwrap();
+        assert_eq!((bytes[0], bytes[99], bytes[100]), (7, 7, 0));
+    }
+
+    #[test]
+    fn zeros_that_grow_the_file_never_cut_off_what_others_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for _ in 0..200 {
+            std::fs::write(&path, []).unwrap();
+            let file = FileStorageMut::open(&path).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| file.write_at(&[1; 4096], 1 << 20).unwrap());
+                scope.spawn(|| file.write_zeros(0, 4096).unwrap());
+            });
+            assert_eq!(file.size().unwrap(), (1 << 20) + 4096);
+        }
+    }
+
+    #[test]
+    fn a_range_beyond_the_end_of_u64_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, []).unwrap();
+        let file = FileStorageMut::open(&path).unwrap();
+        assert!(file.write_zeros(u64::MAX, 2).is_err());
+        assert!(file.allocate(u64::MAX, 2).is_err());
     }
 }

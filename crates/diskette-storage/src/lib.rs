@@ -17,6 +17,7 @@
 mod file;
 mod file_mut;
 mod folder;
+mod lock;
 mod memory;
 #[cfg(feature = "mmap")]
 mod mmap;

@@ -1,15 +1,15 @@
 //! A file that appears under its name when it is whole, or not at all.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use diskette_core::{Result, StorageMut};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
-use rustix::io::Errno;
 
 use crate::FileStorageMut;
 use crate::file::failed;
@@ -18,15 +18,16 @@ use crate::file::failed;
 /// new file in its place. Dropped before, it leaves nothing.
 ///
 /// Where the file system can (`O_TMPFILE`), the file has no name until then, so that not even a killed program leaves
-/// anything; elsewhere it is a hidden file beside its target.
+/// anything; elsewhere it is a hidden file beside its target. The permissions, and where that is allowed the owner, of a
+/// file that it replaces become its own. A block device cannot be replaced: it is written in place.
 #[derive(Debug)]
 pub struct NewFile {
     target: PathBuf,
     storage: Arc<FileStorageMut>,
     /// The name that it has until it is whole, if it has one.
     temporary: Option<PathBuf>,
-    /// Those of the file that it will replace.
-    permissions: Option<Permissions>,
+    /// The file that it will replace.
+    replaced: Option<Metadata>,
 }
 
 impl NewFile {
@@ -43,11 +44,12 @@ impl NewFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => target.to_owned(),
             Err(error) => return Err(error),
         };
-        let permissions = match fs::metadata(&target) {
-            Ok(facts) if facts.is_file() => Some(facts.permissions()),
-            Ok(facts) if facts.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            Ok(_) => return Err(io::Error::other("exists, and is no regular file")),
-            Err(_) => None,
+        // To be replaced by us a file must be ours to write, or rename would get round its permissions.
+        let existing = match FileStorageMut::open_at(&target, name) {
+            Ok(existing) if existing.is_device() => return Ok(Self::on_device(target, existing)),
+            Ok(existing) => Some(existing.file().metadata()?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
         let (file, temporary) = unnamed_or_hidden(&target)?;
         let storage = Arc::new(FileStorageMut::of(file, name.to_owned())?);
@@ -55,8 +57,17 @@ impl NewFile {
             target,
             storage,
             temporary,
-            permissions,
+            replaced: existing,
         })
+    }
+
+    fn on_device(target: PathBuf, device: FileStorageMut) -> Self {
+        Self {
+            target,
+            storage: Arc::new(device),
+            temporary: None,
+            replaced: None,
+        }
     }
 
     /// Where its bytes go.
@@ -72,11 +83,14 @@ impl NewFile {
     }
 
     fn put_in_place(&self, sync: bool) -> io::Result<()> {
-        if let Some(permissions) = &self.permissions {
-            self.storage.file().set_permissions(permissions.clone())?;
+        if let Some(replaced) = &self.replaced {
+            take_over(replaced, self.storage.file())?;
         }
         if sync {
             self.storage.sync()?;
+        }
+        if self.storage.is_device() {
+            return Ok(());
         }
         match &self.temporary {
             Some(hidden) => fs::rename(hidden, &self.target)?,
@@ -122,10 +136,10 @@ fn unnamed_or_hidden(target: &Path) -> io::Result<(File, Option<PathBuf>)> {
     let mode = Mode::from_raw_mode(0o666); // less the umask
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let can_link = Path::new("/proc/self/fd").exists();
+    // Whatever is wrong here, the other way tells it, or goes well.
     match open(folder_of(target), flags, mode) {
         Ok(file) if can_link => return Ok((file.into(), None)),
-        Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {}
-        Err(error) => return Err(error.into()),
+        Ok(_) | Err(_) => {}
     }
     let hidden = hidden_name(target);
     let file = OpenOptions::new()
@@ -134,6 +148,16 @@ fn unnamed_or_hidden(target: &Path) -> io::Result<(File, Option<PathBuf>)> {
         .create_new(true)
         .open(&hidden)?;
     Ok((file, Some(hidden)))
+}
+
+/// Gives a new file what the file that it replaces had.
+fn take_over(replaced: &Metadata, file: &File) -> io::Result<()> {
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
+        // Few may give a file away; for the others it stays their own.
+        let _ = fchown(file, Some(replaced.uid()), Some(replaced.gid()));
+    }
+    file.set_permissions(Permissions::from_mode(replaced.mode() & 0o777))
 }
 
 fn folder_of(target: &Path) -> &Path {
@@ -147,17 +171,15 @@ fn folder_of(target: &Path) -> &Path {
 fn hidden_name(target: &Path) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = target
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    // A name may be as long as names can be: the longest character has 4 bytes.
+    let name: String = name.chars().take(40).collect();
     folder_of(target).join(format!(".{name}.{}-{count}.part", std::process::id()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -223,5 +245,31 @@ mod tests {
         assert!(NewFile::create(folder.path()).is_err());
         assert!(NewFile::create("/dev/null").is_err());
         assert!(NewFile::create(folder.path().join("no/such/folder")).is_err());
+    }
+
+    #[test]
+    fn a_hidden_file_is_made_and_removed_where_there_are_no_nameless_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("x".repeat(255));
+        let hidden = hidden_name(&target);
+        let begin = || NewFile {
+            target: target.clone(),
+            storage: Arc::new(
+                FileStorageMut::of(
+                    File::create_new(&hidden).unwrap(),
+                    target.display().to_string(),
+                )
+                .unwrap(),
+            ),
+            temporary: Some(hidden.clone()),
+            replaced: None,
+        };
+        drop(begin());
+        assert!(names(folder.path()).is_empty());
+        let file = begin();
+        file.storage().write_at(b"new", 0).unwrap();
+        file.commit(true).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!(names(folder.path()), ["x".repeat(255)]);
     }
 }
