@@ -117,7 +117,10 @@ fn encode_deflate(
 ) -> Result<bool, CodecError> {
     let start = out.len();
     deflate.reset();
-    out.reserve(limit);
+    // A stream is never longer than that: stored blocks add some bytes to every few kilobytes. And the codec says that
+    // it has come to the end only where a byte of room is left.
+    let longest = src.len().saturating_add(src.len() / 4 + 64);
+    out.reserve(limit.min(longest).saturating_add(1));
     let status = deflate.compress_vec(src, out, FlushCompress::Finish);
     let status = status.map_err(|error| CodecError::Damaged {
         why: error.to_string(),
@@ -155,7 +158,11 @@ mod one_shot {
         limit: usize,
     ) -> bool {
         let start = out.len();
-        out.resize(start.saturating_add(limit), 0);
+        let longest = match codec {
+            Codec::Zlib => compressor.zlib_compress_bound(src.len()),
+            Codec::Deflate | Codec::Zstd => compressor.deflate_compress_bound(src.len()),
+        };
+        out.resize(start.saturating_add(limit.min(longest)), 0);
         let dst = &mut out[start..];
         let done = match codec {
             Codec::Zlib => compressor.zlib_compress(src, dst),
