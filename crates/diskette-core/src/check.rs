@@ -1,5 +1,6 @@
 //! What a look at an image's consistency finds.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::{OpenContext, Result, Storage};
@@ -63,7 +64,7 @@ impl CheckReport {
     pub const MOST_FINDINGS: usize = 10_000;
 
     /// Counts a finding, and keeps its text while there are not too many.
-    pub fn add(&mut self, severity: Severity, text: impl Into<String>) {
+    pub fn add(&mut self, severity: Severity, text: impl Display) {
         match severity {
             Severity::Leak => self.leaks += 1,
             Severity::Corruption => self.corruptions += 1,
@@ -73,7 +74,7 @@ impl CheckReport {
         if self.findings.len() < Self::MOST_FINDINGS {
             self.findings.push(Finding {
                 severity,
-                text: text.into(),
+                text: text.to_string(),
             });
         }
     }

@@ -19,7 +19,7 @@ impl CheckableFormat for Vhdx {
             report.add(Severity::Note, warning.as_str());
         }
         let found = survey(&image.map, cx.limits, |error| {
-            report.add(Severity::Corruption, error.to_string());
+            report.add(Severity::Corruption, &error);
             Ok(())
         })?;
         if let Some(index) = found.reserved_bits {

@@ -121,7 +121,7 @@ fn stored_len<L: Layout>(grains: &Grains<L>, number: u64, at: u64) -> Result<u64
 fn found(error: Error, report: &mut CheckReport) -> Result<()> {
     match error {
         Error::Malformed { .. } => {
-            report.add(Severity::Corruption, error.to_string());
+            report.add(Severity::Corruption, &error);
             Ok(())
         }
         error => Err(error),

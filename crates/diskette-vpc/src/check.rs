@@ -30,7 +30,7 @@ impl CheckableFormat for Vpc {
 
 fn check_blocks(dynamic: &Dynamic, file_size: u64, report: &mut CheckReport) {
     if let Err(error) = dynamic.check_blocks() {
-        report.add(Severity::Corruption, error.to_string());
+        report.add(Severity::Corruption, &error);
     }
     report.total_granules = dynamic.bat.len() as u64;
     let mut end = 0;
