@@ -7,7 +7,6 @@
 //! | [`NewFile`] | a file that appears under its name when it is whole, or not at all |
 //! | [`MemoryStorage`] | bytes in memory |
 //! | [`SubStorage`] | a part of another storage |
-//! | [`Ova`] | the disks in an OVA, each a part of its file |
 #![cfg_attr(
     feature = "mmap",
     doc = "| [`MappedStorage`] | a file mapped into memory |"
@@ -15,7 +14,6 @@
 //!
 //! [`FolderResolver`] follows the references of images within a folder.
 
-mod cursor;
 mod file;
 mod file_mut;
 mod folder;
@@ -24,7 +22,6 @@ mod memory;
 #[cfg(feature = "mmap")]
 mod mmap;
 mod new_file;
-mod ova;
 mod sub;
 
 pub use file::FileStorage;
@@ -34,5 +31,4 @@ pub use memory::MemoryStorage;
 #[cfg(feature = "mmap")]
 pub use mmap::MappedStorage;
 pub use new_file::NewFile;
-pub use ova::{ManifestEntry, Ova, OvaDisk};
 pub use sub::SubStorage;

@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use diskette_core::{BlockReader, Chain, Extent, ExtentKind, HostOffset, ImageInfo, Result};
+use diskette_core::{BlockReader, Chain, Extent, ExtentKind, HostOffset, ImageInfo, Result, Value};
 
 /// The folder of images that come with the project.
 #[must_use]
@@ -95,8 +95,11 @@ pub fn describe(chain: &Chain) -> Result<String> {
 /// its holes elsewhere, or none.
 fn find(chain: &Chain, offset: u64) -> Result<(usize, Extent)> {
     let (depth, mut extent) = chain.find(offset)?;
-    if let ExtentKind::Unwritten(at) = extent.kind {
-        extent.kind = ExtentKind::Data(at);
+    let is_raw = chain.layers()[depth].info.format == "raw";
+    match extent.kind {
+        ExtentKind::Unwritten(at) => extent.kind = ExtentKind::Data(at),
+        ExtentKind::Zero(Some(at)) if is_raw => extent.kind = ExtentKind::Data(at),
+        _ => {}
     }
     Ok((depth, extent))
 }
@@ -132,7 +135,7 @@ fn describe_image(text: &mut String, info: &ImageInfo) {
         say(text, format_args!("  snapshot {id}: {name}, size {size}"));
     }
     for (name, value) in info.details.iter().flatten() {
-        let value = without_folders(&format!("{value:?}"));
+        let value = without_folders(&ValueText(value).to_string());
         say(text, format_args!("  {name}: {value}"));
     }
     for warning in &info.warnings {
@@ -148,6 +151,29 @@ fn without_folders(text: &str) -> String {
 
 fn say(text: &mut String, line: fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("memory can be written to");
+}
+
+struct ValueText<'a>(&'a Value);
+
+impl fmt::Display for ValueText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Bool(value) => write!(f, "{value}"),
+            Value::Number(value) => write!(f, "{value}"),
+            Value::Text(value) => write!(f, "{value:?}"),
+            Value::List(values) => {
+                let all: Vec<_> = values.iter().map(|value| Self(value).to_string()).collect();
+                write!(f, "[{}]", all.join(", "))
+            }
+            Value::Map(values) => {
+                let all = values.iter();
+                let all: Vec<_> = all
+                    .map(|(name, value)| format!("{name}: {}", ValueText(value)))
+                    .collect();
+                write!(f, "{{{}}}", all.join(", "))
+            }
+        }
+    }
 }
 
 struct KindText(ExtentKind);
