@@ -1,13 +1,33 @@
 //! Images in memory, opened.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use diskette_core::{
     BlockReaderExt, CheckReport, Format, OpenOptions, Opened, Reference, Resolver, Result, Storage,
 };
-use diskette_storage::MemoryStorage;
+use diskette_storage::{FileStorage, MemoryStorage};
 use diskette_vmdk::Vmdk;
+
+/// Opens whatever lies beside the file that names it.
+#[derive(Debug)]
+pub(crate) struct Beside;
+
+impl Resolver for Beside {
+    fn open(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn Storage>> {
+        let path = Path::new(from.name()).with_file_name(&reference.target);
+        Ok(Arc::new(FileStorage::open(path)?))
+    }
+}
+
+impl Beside {
+    pub(crate) fn options() -> OpenOptions {
+        let mut options = OpenOptions::default();
+        options.files = Arc::new(Self);
+        options
+    }
+}
 
 /// A folder of files in memory.
 #[derive(Clone, Debug, Default)]

@@ -3,28 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use diskette_core::{
-    BlockReader, Format, OpenOptions, Opened, Reference, Resolver, Result, Storage,
-};
+use diskette_core::{BlockReader, Format, Opened, Result};
 use diskette_storage::FileStorage;
 use diskette_testkit::corpus::{self, Entry, Expect};
 use diskette_vmdk::Vmdk;
 
-/// Opens whatever lies beside the file that names it: the corpus is ours.
-#[derive(Debug)]
-struct Beside;
-
-impl Resolver for Beside {
-    fn open(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn Storage>> {
-        let path = Path::new(from.name()).with_file_name(&reference.target);
-        Ok(Arc::new(FileStorage::open(path)?))
-    }
-}
+use crate::common::Beside;
+use crate::oracle::assert_told_alike;
 
 fn open(path: &Path) -> Result<Opened> {
-    let mut options = OpenOptions::default();
-    options.files = Arc::new(Beside);
-    Vmdk.open(Arc::new(FileStorage::open(path)?), &options.context())
+    Vmdk.open(
+        Arc::new(FileStorage::open(path)?),
+        &Beside::options().context(),
+    )
 }
 
 #[test]
@@ -52,4 +43,17 @@ fn check(reader: &dyn BlockReader, entry: &Entry) -> Result<()> {
         diskette_testkit::check_reader(reader);
     }
     Ok(())
+}
+
+#[test]
+fn every_vmdk_of_the_corpus_is_told_as_by_qemu_img() {
+    let (Some(folder), Some(qemu_img)) = (diskette_testkit::corpus(), diskette_testkit::qemu_img())
+    else {
+        return;
+    };
+    let entries = corpus::entries(&folder);
+    let right = |entry: &&Entry| entry.format == "vmdk" && entry.qemu_img == "right";
+    for entry in entries.iter().filter(right) {
+        assert_told_alike(&qemu_img, &folder.join(&entry.file));
+    }
 }

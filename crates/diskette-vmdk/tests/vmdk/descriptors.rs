@@ -1,9 +1,14 @@
 //! Descriptors in all their spellings, and the parts that they name.
 
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+
 use diskette_core::{
     BlockReaderExt, Chain, Ends, Error, ExtentKind, Format, Identity, Match, OpenOptions, Registry,
     Value,
 };
+use diskette_storage::{FileStorage, FolderResolver};
 use diskette_testkit::vmdk::{Hosted, Stream, descriptor, disk, link};
 use diskette_vmdk::Vmdk;
 
@@ -205,6 +210,35 @@ fn other_files_are_opened_by_the_resolver_alone() {
         flat(&["RW 1 FLAT \"x.vmdk\" 0"]).refusal(),
         "refused extent file \"x.vmdk\": it is the file that bears the descriptor"
     );
+}
+
+#[test]
+fn parts_outside_of_the_folder_and_pipes_are_refused_by_the_folder_resolver() {
+    let above = tempfile::tempdir().expect("there is room");
+    let folder = above.path().join("inside");
+    fs::create_dir(&folder).expect("there is room");
+    fs::write(folder.join("a.bin"), [0x41; 4096]).expect("there is room");
+    let made = Command::new("mkfifo").arg(folder.join("pipe")).status();
+    assert!(
+        made.is_ok_and(|status| status.success()),
+        "no pipe was made"
+    );
+    let mut options = OpenOptions::default();
+    options.files = Arc::new(FolderResolver::new());
+    let open = |name: &str| {
+        let path = folder.join("x.vmdk");
+        let line = format!("RW 8 FLAT \"{name}\" 0");
+        fs::write(&path, descriptor("monolithicFlat", &[&line])).expect("there is room");
+        Vmdk.open(Arc::new(FileStorage::open(path)?), &options.context())
+    };
+    open("a.bin").expect("a file beside the descriptor");
+    for name in ["/etc/hostname", "../inside/a.bin", "pipe", "file:a.bin"] {
+        let found = open(name);
+        assert!(
+            matches!(found, Err(Error::Refused { .. })),
+            "{name}: {found:?}"
+        );
+    }
 }
 
 #[test]

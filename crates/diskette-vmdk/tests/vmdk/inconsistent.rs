@@ -86,6 +86,23 @@ fn grains_that_overlap_are_a_corruption() {
 }
 
 #[test]
+fn a_table_that_two_entries_of_the_directory_name_is_a_corruption() {
+    // Two tables, the first at 0x2c00.
+    let mut image = Hosted::new(70_000, &[(0, 0x41)]);
+    image.redundant = false;
+    let bytes = image.bytes();
+    let directory = usize::from(bytes[56]) * 512;
+    let first = bytes[directory..directory + 4].to_vec();
+    let report = Files::one(patched(bytes, directory + 4, &first))
+        .check()
+        .expect("the check goes on");
+    assert_eq!(
+        texts(&report, Severity::Corruption),
+        ["grain directory[1] names the table at 0x2c00, as another entry does"]
+    );
+}
+
+#[test]
 fn a_marker_of_another_grain_is_a_corruption() {
     let mut stream = Stream::new(10240, &[(0, 0x41), (3, 0x42)]);
     stream.shift = 128;

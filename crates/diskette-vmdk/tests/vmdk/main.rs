@@ -1,8 +1,9 @@
-//! Images made by hand, real images, and mangled ones.
+//! Images made by hand, images by qemu-img, real images, and mangled ones.
 
 mod common;
 mod corpus;
 mod descriptors;
 mod inconsistent;
 mod mangled;
+mod oracle;
 mod variants;
