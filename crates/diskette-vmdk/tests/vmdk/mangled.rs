@@ -1,6 +1,7 @@
 //! Small images with bytes changed: whatever they say, opening, mapping, reading and checking them ends, and soon.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use diskette_core::{BlockReader, BlockReaderExt};
 use diskette_testkit::vmdk::{
@@ -11,7 +12,7 @@ use proptest::prelude::*;
 use crate::common::Files;
 
 /// An image of each kind: the bytes to be mangled, and the descriptor, if it is another file.
-fn images() -> Vec<(Vec<u8>, Option<&'static str>)> {
+static IMAGES: LazyLock<Vec<(Vec<u8>, Option<&'static str>)>> = LazyLock::new(|| {
     let mut hosted = Hosted::new(1000, &[(0, 0x41), (3, 0x42)]);
     hosted.grains.insert(1, Grain::Zero);
     let stream = Stream::new(1000, &[(0, 0x41), (3, 0x42)]);
@@ -36,7 +37,7 @@ fn images() -> Vec<(Vec<u8>, Option<&'static str>)> {
         (se, Some("RW 1000 SESPARSE \"part\"")),
         (descriptor("custom", &lines), None),
     ]
-}
+});
 
 fn look_at_all_of_it(bytes: Vec<u8>, line: Option<&str>) {
     let files = match line {
@@ -90,7 +91,7 @@ proptest! {
         cut in prop::option::weighted(0.2, any::<u32>()),
         from_end: bool,
     ) {
-        let (mut bytes, line) = images().swap_remove(which);
+        let (mut bytes, line) = IMAGES[which].clone();
         for (at, value) in changes {
             let at = at as usize % bytes.len();
             let at = if from_end { bytes.len() - 1 - at } else { at };
@@ -110,7 +111,7 @@ proptest! {
         value in prop_oneof![Just(u64::MAX), Just(1 << 63), Just(1 << 54), Just(1 << 40), Just(1 << 31), 0..2000_u64],
         wide: bool,
     ) {
-        let (mut bytes, line) = images().swap_remove(which);
+        let (mut bytes, line) = IMAGES[which].clone();
         let len = if wide { 8 } else { 4 };
         let at = (sector * 512 + word * 4) as usize;
         if let Some(field) = bytes.get_mut(at..at + len) {
