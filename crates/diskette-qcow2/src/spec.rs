@@ -211,6 +211,10 @@ pub(crate) struct BitmapEntry {
 }
 const _: () = assert!(size_of::<BitmapEntry>() == 24);
 
+/// Most bytes of a bitmap's name.
+pub(crate) const BITMAP_NAME_LEN_MAX: u64 = 1023;
+/// Most bytes of a bitmap, in whole clusters.
+pub(crate) const BITMAP_LEN_MAX: u64 = 512 << 20;
 /// The bitmap was not saved properly.
 pub(crate) const BITMAP_IN_USE: u32 = 1 << 0;
 /// The bitmap records writes.
@@ -312,3 +316,56 @@ pub(crate) const SNAPSHOT_EXTRA_LEN_MAX: u32 = 1024;
 pub(crate) const SNAPSHOT_TABLE_LEN_MAX: u64 = 64 << 20;
 /// Most snapshots of an image.
 pub(crate) const SNAPSHOTS_MAX: u32 = 65536;
+
+/// What a LUKS header begins with (version 1). Texts are padded with zeros.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct LuksHeader {
+    /// [`LUKS_MAGIC`].
+    pub magic: [u8; 6],
+    /// 1.
+    pub version: U16,
+    /// "aes" ...
+    pub cipher_name: [u8; 32],
+    /// "xts-plain64", "cbc-essiv:sha256" ...
+    pub cipher_mode: [u8; 32],
+    /// "sha256" ...
+    pub hash: [u8; 32],
+    /// In sectors. Means nothing in an image.
+    pub payload_offset: U32,
+    /// Bytes of the master key.
+    pub key_len: U32,
+    /// To tell a right key from a wrong one.
+    pub digest: [u8; 20],
+    /// Salt of the digest.
+    pub digest_salt: [u8; 32],
+    /// Iterations of the digest.
+    pub digest_iterations: U32,
+    /// Text.
+    pub uuid: [u8; 40],
+    /// Places for a key.
+    pub slots: [LuksSlot; 8],
+}
+const _: () = assert!(size_of::<LuksHeader>() == 592);
+
+/// `LUKS`, 0xba, 0xbe.
+pub(crate) const LUKS_MAGIC: [u8; 6] = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe];
+
+/// A place for a key.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct LuksSlot {
+    /// [`LUKS_SLOT_ACTIVE`], or 0xdead.
+    pub state: U32,
+    /// Iterations from the passphrase to the slot's key.
+    pub iterations: U32,
+    /// Salt for the same.
+    pub salt: [u8; 32],
+    /// Where the key material lies, in sectors from the LUKS header.
+    pub material_offset: U32,
+    /// How often the key is split.
+    pub stripes: U32,
+}
+
+/// The slot holds a key.
+pub(crate) const LUKS_SLOT_ACTIVE: u32 = 0x00ac_71f3;

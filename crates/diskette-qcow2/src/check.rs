@@ -1,0 +1,305 @@
+//! Counts how often each host cluster is used, and holds it against what the image says. Changes nothing.
+//!
+//! Findings, their order and their counts are those of `qemu-img check`.
+
+mod counts;
+mod tree;
+
+use std::sync::Arc;
+
+use diskette_core::{
+    CheckReport, CheckableFormat, OpenContext, Result, Severity, Storage, StorageExt, Table,
+    round_up,
+};
+use zerocopy::big_endian::U64;
+
+use self::counts::Counts;
+use crate::header::{Encryption, Header};
+use crate::refcount::{RefcountTableEntry, Refcounts, refcount};
+use crate::snapshot::{Snapshot, Snapshots};
+use crate::{Qcow2, bitmaps, spec};
+
+impl CheckableFormat for Qcow2 {
+    fn check(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<CheckReport> {
+        let header = Header::read_for_check(&*storage, cx.limits)?;
+        let mut check = Check::new(&*storage, &header, cx)?;
+        check.count_everything()?;
+        check.compare()?;
+        check.copied_flags()?;
+        Ok(check.report)
+    }
+}
+
+/// A check under way.
+struct Check<'a> {
+    storage: &'a dyn Storage,
+    header: &'a Header,
+    cx: &'a OpenContext<'a>,
+    /// As the host counts it: a multiple of 512.
+    file_size: u64,
+    /// What the image says.
+    stored: Refcounts,
+    /// What is so.
+    counted: Counts,
+    report: CheckReport,
+}
+
+impl<'a> Check<'a> {
+    fn new(storage: &'a dyn Storage, header: &'a Header, cx: &'a OpenContext<'a>) -> Result<Self> {
+        let file_size = storage.total_size()?;
+        let file_size = round_up(file_size, 512).unwrap_or(file_size);
+        let clusters = header.geometry.clusters(file_size);
+        let mut report = CheckReport::default();
+        report.total_granules = header.geometry.clusters(header.size);
+        Ok(Self {
+            storage,
+            header,
+            cx,
+            file_size,
+            stored: Refcounts::open(storage, header, cx.limits)?,
+            counted: Counts::new(clusters, cx.limits)?,
+            report,
+        })
+    }
+
+    fn count_everything(&mut self) -> Result<()> {
+        let header = self.header;
+        let geometry = header.geometry;
+        let snapshots = self.read_snapshots();
+        self.count(0, geometry.cluster_size())?;
+        self.count_tree(&header.l1, tree::Which::Active)?;
+        if let Some(snapshots) = snapshots {
+            self.count_snapshots(&snapshots)?;
+        }
+        let table_len = u64::from(header.refcount_table.clusters) * geometry.cluster_size();
+        self.count(header.refcount_table.offset, table_len)?;
+        if let Encryption::Luks { offset, len } = header.encryption {
+            self.count(offset, len)?;
+        }
+        self.count_bitmaps()?;
+        self.count_refcount_blocks()
+    }
+
+    /// Counts one use of each host cluster in a range.
+    fn count(&mut self, offset: u64, len: u64) -> Result<()> {
+        let cluster_size = self.header.geometry.cluster_size();
+        if len == 0 {
+            return Ok(());
+        }
+        let end = offset.saturating_add(len);
+        // The last cluster may be short: its data need not be there whole.
+        if end >= self.file_size.saturating_add(cluster_size) {
+            self.corruption(format!(
+                "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
+                 offset {offset:#x} size {len:#x}"
+            ));
+            return Ok(());
+        }
+        let most = self.header.geometry.refcount_max();
+        for cluster in offset / cluster_size..=(end - 1) / cluster_size {
+            if !self.counted.add(cluster, most)? {
+                let at = cluster * cluster_size;
+                self.corruption(format!("ERROR: overflow cluster offset={at:#x}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_snapshots(&mut self) -> Option<Snapshots> {
+        match Snapshots::read(self.storage, self.header, self.cx.limits) {
+            Ok(found) => {
+                self.check_snapshot_entries(&found);
+                Some(found)
+            }
+            Err(error) => {
+                let text = format!("ERROR failed to read the snapshot table: {error}");
+                self.report.add(Severity::CheckError, text);
+                None
+            }
+        }
+    }
+
+    fn check_snapshot_entries(&mut self, snapshots: &Snapshots) {
+        for (index, snapshot) in snapshots.list.iter().enumerate() {
+            if self.header.version >= 3 && snapshot.extra_len < 16 {
+                self.corruption(format!("ERROR snapshot table entry {index} is incomplete"));
+            }
+        }
+    }
+
+    fn count_snapshots(&mut self, snapshots: &Snapshots) -> Result<()> {
+        let count = snapshots.list.len();
+        if count != 0 && self.header.features.data_file() {
+            self.corruption(format!("ERROR {count} snapshots in image with data file"));
+        }
+        for snapshot in &snapshots.list {
+            self.count_snapshot(snapshot)?;
+        }
+        self.count(self.header.snapshots_offset, snapshots.table_len)
+    }
+
+    fn count_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let (id, name) = (&snapshot.info.id, &snapshot.info.name);
+        if !self.header.geometry.is_aligned(snapshot.l1_offset) {
+            self.corruption(format!(
+                "ERROR snapshot {id} ({name}) l1_offset={:#x}: L1 table is not cluster aligned; \
+                 snapshot table entry corrupted",
+                snapshot.l1_offset
+            ));
+            return Ok(());
+        }
+        if u64::from(snapshot.l1_size) > spec::L1_TABLE_LEN_MAX / 8 {
+            self.corruption(format!(
+                "ERROR snapshot {id} ({name}) l1_size={:#x}: L1 table is too large; snapshot table entry corrupted",
+                snapshot.l1_size
+            ));
+            return Ok(());
+        }
+        let l1 = snapshot.l1(self.header, self.cx.limits)?;
+        self.count_tree(&l1, tree::Which::Snapshot)
+    }
+
+    fn count_bitmaps(&mut self) -> Result<()> {
+        let found = bitmaps::directory(self.header, self.cx.limits).and_then(|directory| {
+            let Some(directory) = directory else {
+                return Ok(None);
+            };
+            let list = bitmaps::list(self.storage, directory, self.header.geometry)?;
+            Ok(Some((directory, list)))
+        });
+        let (directory, list) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.corruption(format!("ERROR bitmaps: {error}"));
+                return Ok(());
+            }
+        };
+        self.count(directory.offset, directory.len)?;
+        for bitmap in &list {
+            self.count_bitmap(bitmap)?;
+        }
+        Ok(())
+    }
+
+    fn count_bitmap(&mut self, bitmap: &bitmaps::Bitmap) -> Result<()> {
+        let geometry = self.header.geometry;
+        let len = u64::from(bitmap.table_size) * 8;
+        self.count(bitmap.table_offset, len)?;
+        self.cx
+            .limits
+            .allow_table("qcow2: bitmap table's bytes", len)?;
+        let table = self.read_table(bitmap.table_offset, len)?;
+        for entry in table.entries().iter().map(|entry| entry.get()) {
+            let offset = entry & spec::BITMAP_TABLE_OFFSET;
+            let allowed = if offset == 0 {
+                spec::BITMAP_TABLE_ALL_ONES
+            } else {
+                spec::BITMAP_TABLE_OFFSET
+            };
+            if entry & !allowed != 0 || !geometry.is_aligned(offset) {
+                self.corruption(format!("ERROR bitmap table entry is {entry:#x}"));
+            } else if offset != 0 {
+                self.count(offset, geometry.cluster_size())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_refcount_blocks(&mut self) -> Result<()> {
+        let geometry = self.header.geometry;
+        let entries: Vec<RefcountTableEntry> = self.stored.table().collect();
+        for (index, entry) in entries.into_iter().enumerate() {
+            let offset = entry.block_offset();
+            if entry.reserved_bits() != 0 {
+                self.corruption(format!(
+                    "ERROR refcount table entry {index} has reserved bits set"
+                ));
+            } else if !geometry.is_aligned(offset) {
+                self.corruption(format!(
+                    "ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted"
+                ));
+            } else if offset >> geometry.cluster_bits() >= self.counted.len() {
+                self.corruption(format!("ERROR refcount block {index} is outside image"));
+            } else if offset != 0 {
+                self.count(offset, geometry.cluster_size())?;
+                let uses = self.counted.get(offset >> geometry.cluster_bits());
+                if uses != 1 {
+                    self.corruption(format!("ERROR refcount block {index} refcount={uses}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds the stored refcounts against the counted ones, cluster by cluster.
+    fn compare(&mut self) -> Result<()> {
+        let geometry = self.header.geometry;
+        let per_block = geometry.refcounts_per_block();
+        let total = self.counted.len();
+        let mut end = 1;
+        for index in 0..total.div_ceil(per_block) {
+            let clusters = index * per_block..total.min((index + 1) * per_block);
+            let block = match self.stored.block(self.storage, index) {
+                Ok(block) => block,
+                Err(error @ diskette_core::Error::Malformed { .. }) => {
+                    for cluster in clusters {
+                        let text = format!("Can't get refcount for cluster {cluster}: {error}");
+                        self.report.add(Severity::CheckError, text);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(last) = self.compare_block(block.as_ref(), clusters) {
+                end = last + 1;
+            }
+        }
+        self.report.image_end_offset = Some(end * geometry.cluster_size());
+        Ok(())
+    }
+
+    /// The same for the clusters of one refcount block. Gives the last one that is in use.
+    fn compare_block(
+        &mut self,
+        block: Option<&Table<u8>>,
+        clusters: std::ops::Range<u64>,
+    ) -> Option<u64> {
+        let order = self.header.geometry.refcount_order();
+        let first = clusters.start;
+        let bytes = block.map(Table::entries).unwrap_or_default();
+        let mut last = None;
+        if bytes.is_empty() && self.counted.is_unused(&clusters) {
+            return None;
+        }
+        for cluster in clusters {
+            let stored = refcount(bytes, cluster - first, order);
+            let counted = self.counted.get(cluster);
+            if stored != 0 || counted != 0 {
+                last = Some(cluster);
+            }
+            if stored < counted {
+                self.corruption(format!(
+                    "ERROR cluster {cluster} refcount={stored} reference={counted}"
+                ));
+            } else if stored > counted {
+                let text =
+                    format!("Leaked cluster {cluster} refcount={stored} reference={counted}");
+                self.report.add(Severity::Leak, text);
+            }
+        }
+        last
+    }
+
+    /// A table of the image. What the file does not have of it counts as zeros.
+    fn read_table(&self, offset: u64, len: u64) -> Result<Table<U64>> {
+        // The caller has bounded it.
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.storage.read_padded(&mut bytes, offset)?;
+        Ok(Table::new(bytes))
+    }
+
+    fn corruption(&mut self, text: String) {
+        self.report.add(Severity::Corruption, text);
+    }
+}
