@@ -121,16 +121,33 @@ fn encode_deflate(
     // it has come to the end only where a byte of room is left.
     let longest = src.len().saturating_add(src.len() / 4 + 64);
     out.reserve(limit.min(longest).saturating_add(1));
-    let status = deflate.compress_vec(src, out, FlushCompress::Finish);
-    let status = status.map_err(|error| CodecError::Damaged {
-        why: error.to_string(),
-    })?;
+    let mut status = deflate_rest(deflate, src, out)?;
     // The vector may have more room than the limit.
     let fits = status == Status::StreamEnd && out.len() - start <= limit;
+    // zlib-rs 0.6 loses room in its output buffer, and panics in the end, where it is reset within a stream.
+    while status != Status::StreamEnd {
+        out.truncate(start);
+        out.reserve(64);
+        status = deflate_rest(deflate, src, out)?;
+    }
     if !fits {
         out.truncate(start);
     }
     Ok(fits)
+}
+
+/// Goes on with the part of `src` that has not been read yet, while `out` has room.
+fn deflate_rest(
+    deflate: &mut Compress,
+    src: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<Status, CodecError> {
+    let read = usize::try_from(deflate.total_in()).unwrap_or(usize::MAX);
+    let rest = src.get(read..).unwrap_or_default();
+    let status = deflate.compress_vec(rest, out, FlushCompress::Finish);
+    status.map_err(|error| CodecError::Damaged {
+        why: error.to_string(),
+    })
 }
 
 #[cfg(feature = "libdeflate")]
@@ -260,6 +277,28 @@ mod tests {
                 );
                 assert_eq!(back, text);
             }
+        }
+    }
+
+    #[test]
+    fn an_encoder_that_gave_up_often_works_on() {
+        let mut number = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            number.to_be_bytes()[0]
+        })
+        .take(4096)
+        .collect();
+        for encoding in encodings() {
+            let mut encoder = Encoder::new(&encoding).unwrap();
+            let mut stream = Vec::new();
+            for limit in (0..100).map(|number| number * 40) {
+                assert!(!encoder.encode(&noise, &mut stream, limit).unwrap());
+            }
+            assert!(encoder.encode(&text(), &mut stream, 65535).unwrap());
+            let mut back = vec![0; 65536];
+            decode(encoding.codec, &stream, &mut back).unwrap();
+            assert_eq!(back, text(), "{encoding:?}");
         }
     }
 
