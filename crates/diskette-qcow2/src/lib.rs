@@ -39,6 +39,7 @@ mod refcount;
 mod snapshot;
 #[allow(dead_code, reason = "its writers are being built")]
 mod spec;
+mod write;
 
 use std::sync::Arc;
 
@@ -73,7 +74,7 @@ impl Format for Qcow2 {
     }
 
     fn writable(&self) -> Option<&dyn WritableFormat> {
-        None
+        Some(self)
     }
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {

@@ -1,0 +1,53 @@
+//! Making QCOW2 images, and changing them.
+
+mod batch;
+mod header;
+mod host;
+mod layout;
+mod measure;
+mod options;
+mod pack;
+mod refcounts;
+mod tables;
+
+use std::sync::Arc;
+
+use diskette_core::{
+    BlockReader, BlockWriter, Error, ImageWriter, Measure, NewImage, OpenContext, OptionSpec,
+    Result, StorageMut, WritableFormat,
+};
+
+use crate::{FORMAT, Qcow2};
+use layout::Layout;
+use options::{OPTIONS, Settings};
+
+impl WritableFormat for Qcow2 {
+    fn options(&self) -> &'static [OptionSpec] {
+        OPTIONS
+    }
+
+    fn settled_options(&self, what: &NewImage) -> Result<Vec<(&'static str, String)>> {
+        Ok(Settings::new(what)?.told(&what.options))
+    }
+
+    fn measure(&self, what: &NewImage, data: u64) -> Result<Measure> {
+        Ok(measure::measure(&Settings::new(what)?, data))
+    }
+
+    fn granule_size(&self, what: &NewImage) -> Result<u64> {
+        Ok(Settings::new(what)?.geometry.cluster_size())
+    }
+
+    fn create(&self, to: Arc<dyn StorageMut>, what: &NewImage) -> Result<Box<dyn ImageWriter>> {
+        Ok(Box::new(Layout::new(to, Settings::new(what)?)?))
+    }
+
+    fn edit(
+        &self,
+        _image: Arc<dyn StorageMut>,
+        _below: Option<Arc<dyn BlockReader>>,
+        _cx: &OpenContext<'_>,
+    ) -> Result<Box<dyn BlockWriter>> {
+        Err(Error::unsupported(FORMAT, "writing into an image"))
+    }
+}

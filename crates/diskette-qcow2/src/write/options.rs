@@ -1,0 +1,377 @@
+//! What a new image is to be: the options by their names, and what follows from them.
+
+use diskette_codec::{Codec, Encoding};
+use diskette_core::{
+    BackingImage, Error, KIB, NewImage, OptionSpec, Options, Result, SECTOR, round_up,
+};
+
+use crate::FORMAT;
+use crate::geometry::Geometry;
+use crate::spec;
+
+/// The options, as qemu-img names them, and two of our own.
+pub(super) const OPTIONS: &[OptionSpec] = &[
+    option("backing_file", "name", "", "the image below"),
+    option("backing_fmt", "format", "", "the format of the image below"),
+    option(
+        "cluster_size",
+        "size",
+        "65536",
+        "bytes of a cluster, 512 to 2M",
+    ),
+    option("compat", "0.10|v2|1.1|v3", "1.1", "version of the format"),
+    option(
+        "compression_level",
+        "number",
+        "",
+        "from fast to small; zlib 0 to 9, zstd -7 to 22",
+    ),
+    option(
+        "compression_type",
+        "zlib|zstd",
+        "zlib",
+        "how clusters are compressed",
+    ),
+    option(
+        "compression_window",
+        "4k|32k",
+        "4k",
+        "how far zlib looks back; some readers cannot read 32k",
+    ),
+    option("data_file", "name", "", "not supported yet"),
+    option("data_file_raw", "on|off", "off", "not supported yet"),
+    option("encrypt.format", "aes|luks", "", "not supported yet"),
+    option("encryption", "on|off", "off", "not supported yet"),
+    option(
+        "extended_l2",
+        "on|off",
+        "off",
+        "allocate by the 32nd of a cluster",
+    ),
+    option(
+        "lazy_refcounts",
+        "on|off",
+        "off",
+        "let writers put off refcounts",
+    ),
+    option(
+        "preallocation",
+        "off|metadata|falloc|full",
+        "off",
+        "what is allocated from the start",
+    ),
+    option(
+        "refcount_bits",
+        "number",
+        "16",
+        "bits of a refcount, 1 to 64",
+    ),
+    option("size", "size", "", "bytes of the disk"),
+];
+
+const fn option(
+    name: &'static str,
+    takes: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec {
+        name,
+        takes,
+        default,
+        help,
+    }
+}
+
+/// What a new image will be. Every combination that exists is a sound one.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// The disk's size as it was asked for.
+    pub(super) asked_size: u64,
+    /// The disk's size: whole sectors.
+    pub(super) size: u64,
+    pub(super) version: Version,
+    pub(super) geometry: Geometry,
+    pub(super) lazy_refcounts: bool,
+    pub(super) compression: Compression,
+    /// Whether guest data is to be compressed.
+    pub(super) compress: bool,
+    pub(super) preallocation: Preallocation,
+    pub(super) backing: Option<BackingImage>,
+}
+
+/// The version of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// `compat=0.10`.
+    V2,
+    /// `compat=1.1`.
+    V3,
+}
+
+/// How clusters are compressed, if they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Compression {
+    pub(super) encoding: Encoding,
+}
+
+/// What is allocated from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preallocation {
+    /// Nothing.
+    Off,
+    /// Each cluster has its place; the host's file has holes there.
+    Metadata,
+    /// The host has reserved the space, too.
+    Reserved,
+    /// Zeros have been written.
+    Full,
+}
+
+impl Settings {
+    /// What `what` asks for, if there can be such an image.
+    pub(super) fn new(what: &NewImage) -> Result<Self> {
+        let options = &what.options;
+        options.expect_only(FORMAT, OPTIONS)?;
+        refuse_unsupported(options)?;
+        let version = version(options)?;
+        let geometry = geometry(options, version)?;
+        let lazy_refcounts = options.flag(FORMAT, "lazy_refcounts")?.unwrap_or(false);
+        if lazy_refcounts {
+            version.require_3("lazy_refcounts")?;
+        }
+        let asked_size = match options.size(FORMAT, "size")? {
+            Some(size) if what.size == 0 => size,
+            Some(_) | None => what.size,
+        };
+        let settings = Self {
+            asked_size,
+            size: disk_size(asked_size, geometry)?,
+            version,
+            geometry,
+            lazy_refcounts,
+            compression: compression(options, version)?,
+            compress: what.compress,
+            preallocation: preallocation(options)?,
+            backing: backing(what)?,
+        };
+        settings.check_preallocation()?;
+        Ok(settings)
+    }
+
+    fn check_preallocation(&self) -> Result<()> {
+        let why = match self.preallocation {
+            Preallocation::Off => return Ok(()),
+            _ if self.compress => "an image that is compressed cannot be preallocated",
+            _ if self.backing.is_some() && !self.geometry.extended_l2() => {
+                "an overlay can only be preallocated with extended_l2=on"
+            }
+            _ => return Ok(()),
+        };
+        Err(invalid("preallocation", why))
+    }
+
+    /// The options in the order and the words in which `qemu-img create` tells them.
+    pub(super) fn told(&self, options: &Options) -> Vec<(&'static str, String)> {
+        let on_off = |flag| if flag { "on" } else { "off" }.to_owned();
+        let given = |name| options.text(name).map(|text| (name, text.to_owned()));
+        let mut told = vec![
+            ("cluster_size", self.geometry.cluster_size().to_string()),
+            ("extended_l2", on_off(self.geometry.extended_l2())),
+        ];
+        told.extend(given("preallocation"));
+        told.push(("compression_type", self.compression.name().to_owned()));
+        told.push(("size", self.asked_size.to_string()));
+        told.extend(given("compat"));
+        if let Some(backing) = &self.backing {
+            told.push(("backing_file", backing.target.clone()));
+            told.push(("backing_fmt", backing.format.clone()));
+        }
+        told.push(("lazy_refcounts", on_off(self.lazy_refcounts)));
+        told.push(("refcount_bits", self.geometry.refcount_bits().to_string()));
+        told.extend(given("compression_level"));
+        told.extend(given("compression_window"));
+        told
+    }
+}
+
+impl Version {
+    /// That an option which version 2 does not have may be used.
+    fn require_3(self, option: &str) -> Result<()> {
+        match self {
+            Self::V3 => Ok(()),
+            Self::V2 => Err(invalid(option, "needs compat=1.1")),
+        }
+    }
+}
+
+impl Compression {
+    /// The name of `compression_type`.
+    pub(super) const fn name(&self) -> &'static str {
+        match self.encoding.codec {
+            Codec::Deflate | Codec::Zlib => "zlib",
+            Codec::Zstd => "zstd",
+        }
+    }
+
+    /// The number of `compression_type`.
+    pub(super) const fn number(&self) -> u8 {
+        match self.encoding.codec {
+            Codec::Deflate | Codec::Zlib => spec::COMPRESSION_DEFLATE,
+            Codec::Zstd => spec::COMPRESSION_ZSTD,
+        }
+    }
+}
+
+fn invalid(option: &str, why: &'static str) -> Error {
+    Error::invalid_option(FORMAT, option, why)
+}
+
+fn refuse_unsupported(options: &Options) -> Result<()> {
+    for name in ["data_file", "encrypt.format"] {
+        if options.text(name).is_some() {
+            return Err(invalid(name, "not supported yet"));
+        }
+    }
+    for name in ["data_file_raw", "encryption"] {
+        if options.flag(FORMAT, name)? == Some(true) {
+            return Err(invalid(name, "not supported yet"));
+        }
+    }
+    Ok(())
+}
+
+fn version(options: &Options) -> Result<Version> {
+    match options.text("compat") {
+        None | Some("1.1" | "v3") => Ok(Version::V3),
+        Some("0.10" | "v2") => Ok(Version::V2),
+        Some(_) => Err(invalid("compat", "none of 0.10, v2, 1.1 and v3")),
+    }
+}
+
+fn geometry(options: &Options, version: Version) -> Result<Geometry> {
+    let cluster_size = options.size(FORMAT, "cluster_size")?.unwrap_or(64 * KIB);
+    let refcount_bits = options.number(FORMAT, "refcount_bits")?.unwrap_or(16);
+    let extended_l2 = options.flag(FORMAT, "extended_l2")?.unwrap_or(false);
+    if !cluster_size.is_power_of_two() || !(512..=2048 * KIB).contains(&cluster_size) {
+        let why = "not a power of two between 512 and 2048k";
+        return Err(invalid("cluster_size", why));
+    }
+    if !refcount_bits.is_power_of_two() || refcount_bits > 64 {
+        let why = "not a power of two between 1 and 64";
+        return Err(invalid("refcount_bits", why));
+    }
+    if refcount_bits != 16 {
+        version.require_3("refcount_bits")?;
+    }
+    if extended_l2 {
+        version.require_3("extended_l2")?;
+    }
+    Geometry::new(
+        cluster_size.trailing_zeros(),
+        extended_l2,
+        refcount_bits.trailing_zeros(),
+    )
+    .ok_or_else(|| invalid("extended_l2", "needs clusters of at least 16384 bytes"))
+}
+
+/// Whole sectors, and an L1 table that other readers take.
+fn disk_size(asked: u64, geometry: Geometry) -> Result<u64> {
+    let most = spec::L1_TABLE_LEN_MAX / 8;
+    round_up(asked, SECTOR)
+        .filter(|size| geometry.l1_entries(*size) <= most && i64::try_from(*size).is_ok())
+        .ok_or_else(|| invalid("size", "too large; a larger cluster_size may help"))
+}
+
+fn compression(options: &Options, version: Version) -> Result<Compression> {
+    let codec = match options.text("compression_type") {
+        None | Some("zlib") => Codec::Deflate,
+        Some("zstd") => Codec::Zstd,
+        Some(_) => return Err(invalid("compression_type", "neither zlib nor zstd")),
+    };
+    if codec == Codec::Zstd {
+        version.require_3("compression_type")?;
+    }
+    // The format's own writer never looks back further than 4 KiB, and some readers rely on it.
+    let window_bits = match options.size(FORMAT, "compression_window")? {
+        None => 12,
+        Some(_) if codec == Codec::Zstd => {
+            return Err(invalid("compression_window", "only for zlib"));
+        }
+        Some(4096) => 12,
+        Some(32768) => 15,
+        Some(_) => return Err(invalid("compression_window", "neither 4k nor 32k")),
+    };
+    Ok(Compression {
+        encoding: Encoding {
+            codec,
+            level: level(options, codec)?,
+            window_bits,
+        },
+    })
+}
+
+fn level(options: &Options, codec: Codec) -> Result<Option<i32>> {
+    let Some(text) = options.text("compression_level") else {
+        return Ok(None);
+    };
+    let range = match codec {
+        Codec::Deflate | Codec::Zlib => 0..=9,
+        Codec::Zstd => -7..=22,
+    };
+    match text.parse() {
+        Ok(level) if range.contains(&level) => Ok(Some(level)),
+        Ok(_) | Err(_) => Err(invalid(
+            "compression_level",
+            "no level of this compression_type",
+        )),
+    }
+}
+
+fn preallocation(options: &Options) -> Result<Preallocation> {
+    match options.text("preallocation") {
+        None | Some("off") => Ok(Preallocation::Off),
+        Some("metadata") => Ok(Preallocation::Metadata),
+        Some("falloc") => Ok(Preallocation::Reserved),
+        Some("full") => Ok(Preallocation::Full),
+        Some(_) => Err(invalid(
+            "preallocation",
+            "none of off, metadata, falloc and full",
+        )),
+    }
+}
+
+/// The image below, as the request's own field names it, or the options.
+fn backing(what: &NewImage) -> Result<Option<BackingImage>> {
+    let file = what
+        .options
+        .text("backing_file")
+        .filter(|name| !name.is_empty());
+    let format = what
+        .options
+        .text("backing_fmt")
+        .filter(|name| !name.is_empty());
+    let backing = match (&what.backing, file, format) {
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
+            return Err(invalid("backing_file", "given twice"));
+        }
+        (Some(backing), None, None) => backing.clone(),
+        (None, Some(target), Some(format)) => BackingImage {
+            target: target.to_owned(),
+            format: format.to_owned(),
+        },
+        (None, Some(_), None) => return Err(invalid("backing_file", "needs backing_fmt")),
+        (None, None, Some(_)) => return Err(invalid("backing_fmt", "needs backing_file")),
+        (None, None, None) => return Ok(None),
+    };
+    if backing.target.is_empty() || backing.target.len() > spec::BACKING_NAME_LEN_MAX as usize {
+        return Err(invalid("backing_file", "not a name of 1 to 1023 bytes"));
+    }
+    if backing.format.is_empty() {
+        return Err(invalid("backing_file", "needs backing_fmt"));
+    }
+    if backing.format.len() > spec::BACKING_FORMAT_LEN_MAX as usize {
+        return Err(invalid("backing_fmt", "longer than 15 bytes"));
+    }
+    Ok(Some(backing))
+}
