@@ -94,7 +94,7 @@ fn walk(bytes: Vec<u8>, salvage: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 100_000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 10_000 }))]
 
     #[test]
     fn a_damaged_file_is_read_or_refused(
