@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, OpenContext,
-    OptionSpec, Packed, Packer, Result, RunKind, SECTOR, StorageExt, StorageMut, WritableFormat,
-    round_up,
+    OptionSpec, Packed, Packer, Result, SECTOR, StorageExt, StorageMut, WritableFormat, round_up,
 };
 
 use crate::reader::{extent_at, read_extent};
@@ -40,15 +39,12 @@ impl WritableFormat for Raw {
     }
 
     fn settled_options(&self, what: &NewImage) -> Result<Vec<(&'static str, String)>> {
-        let Plan {
-            size,
-            preallocation,
-        } = Plan::of(what)?;
+        Plan::of(what)?;
+        // As it was asked for: qemu-img rounds afterwards, and has no default to tell.
+        let size = what.options.size(FORMAT, "size")?.unwrap_or(what.size);
         let mut settled = vec![("size", size.to_string())];
-        match preallocation {
-            Preallocation::Off => {}
-            Preallocation::Falloc => settled.push(("preallocation", "falloc".to_owned())),
-            Preallocation::Full => settled.push(("preallocation", "full".to_owned())),
+        if let Some(preallocation) = what.options.text("preallocation") {
+            settled.push(("preallocation", preallocation.to_owned()));
         }
         Ok(settled)
     }
@@ -71,11 +67,12 @@ impl WritableFormat for Raw {
             size,
             preallocation,
         } = Plan::of(what)?;
-        // What a file held before is gone after this; a device keeps its size, and shows what it held.
         let failed = |op, source| to.failed(op, 0, size, source);
         to.set_size(0).map_err(|source| failed("empty", source))?;
+        // A file has lost what it held, and grows by zeros; a device keeps its size, and shows what it held.
+        let shows_what_it_held = to.total_size()? != 0;
         to.set_size(size).map_err(|source| failed("grow", source))?;
-        if to.total_size()? != size || !reads_as_zeros(&*to, size)? {
+        if shows_what_it_held {
             to.write_zeros(0, size)
                 .map_err(|source| failed("zero", source))?;
         }
@@ -138,15 +135,6 @@ impl Plan {
             preallocation,
         })
     }
-}
-
-/// Whether the host holds no byte of the first `size`.
-fn reads_as_zeros(storage: &dyn StorageMut, size: u64) -> Result<bool> {
-    if size == 0 {
-        return Ok(true);
-    }
-    let run = storage.run(0)?;
-    Ok(run.kind == RunKind::Hole && run.len >= size)
 }
 
 fn fill_with_zeros(storage: &dyn StorageMut, size: u64) -> Result<()> {
