@@ -4,6 +4,7 @@ use std::fs;
 
 use diskette_testkit::golden::{images, testdata};
 use diskette_testkit::qcow2::{Cluster, Qcow2, Snapshot};
+use diskette_testkit::vmdk::{Grain, Hosted, SeGrain, Stream, cowd, filled, se_sparse};
 
 use crate::framed;
 
@@ -41,6 +42,9 @@ fn all_images() -> Vec<(String, &'static str, Vec<u8>)> {
     }
     for (name, image) in tiny_qcow2() {
         found.push((name.to_owned(), "qcow2", image.build().bytes));
+    }
+    for (name, bytes) in tiny_vmdk() {
+        found.push((name.to_owned(), "vmdk", bytes));
     }
     found
 }
@@ -93,6 +97,27 @@ fn tiny_qcow2() -> Vec<(&'static str, Qcow2)> {
                 .extended_l2()
                 .cluster(1, subclusters),
         ),
+    ]
+}
+
+fn tiny_vmdk() -> Vec<(&'static str, Vec<u8>)> {
+    let mut hosted = Hosted::new(64, &[(0, 1), (2, 2)]);
+    hosted.grain = 8;
+    hosted.grains = filled(8, &[(0, 1), (2, 2)])
+        .into_iter()
+        .map(|(number, bytes)| (number, Grain::Data(bytes)))
+        .collect();
+    let mut stream = Stream::new(300, &[(0, 1), (2, 2)]);
+    let with_footer = stream.bytes();
+    stream.footer = false;
+    let se_grains = filled(8, &[(0, 1)]).into_iter();
+    let se_grains = se_grains.map(|(number, bytes)| (number, SeGrain::Data(bytes)));
+    vec![
+        ("tiny-sparse", hosted.bytes()),
+        ("tiny-stream", with_footer),
+        ("tiny-no-footer", stream.bytes()),
+        ("tiny-cowd", cowd(64, 1, &filled(1, &[(0, 1)]))),
+        ("tiny-sesparse", se_sparse(64, &se_grains.collect())),
     ]
 }
 

@@ -25,8 +25,8 @@ fn an_image_cut_short_is_told_by_a_field() {
 #[test]
 fn any_byte_of_a_header_may_be_any_other() {
     for image in Image::all() {
-        for at in 0..image.bytes.len().min(600) {
-            for change in [0xff, 0x80, 0x01] {
+        for at in 0..image.bytes.len().min(512) {
+            for change in [0xff, 0x01] {
                 let mut bytes = image.bytes.clone();
                 bytes[at] ^= change;
                 let what = format!("{} with byte {at} ^ {change:#x}", image.name);
