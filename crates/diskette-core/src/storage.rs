@@ -15,6 +15,10 @@ pub trait Storage: Debug + Send + Sync {
     /// How many bytes there are now.
     fn size(&self) -> io::Result<u64>;
 
+    /// How many bytes the host keeps for them: fewer where there are holes, more where space is reserved. All of them
+    /// where nobody knows.
+    fn allocated(&self) -> io::Result<u64>;
+
     /// Fills `buf` whole, or fails; past the end with [`io::ErrorKind::UnexpectedEof`].
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 

@@ -1,6 +1,6 @@
 //! Whether clusters have their place in the file long before anything is written to them.
 
-use diskette_core::{Limits, Result, RunKind, Storage, StorageExt};
+use diskette_core::{Limits, Result, Storage, StorageExt};
 
 use crate::header::Header;
 use crate::refcount::{Refcounts, refcount};
@@ -9,10 +9,9 @@ use crate::refcount::{Refcounts, refcount};
 /// Where a tenth more clusters are in use (and two at least), as QEMU decides it.
 pub(crate) fn is_sparse(storage: &dyn Storage, header: &Header, limits: &Limits) -> Result<bool> {
     let file_size = storage.total_size()?;
-    let held = held_bytes(storage, file_size)?;
-    if held == file_size {
-        return Ok(false);
-    }
+    let held = storage
+        .allocated()
+        .map_err(|source| storage.failed("size", 0, 0, source))?;
     let held = held / header.geometry.cluster_size();
     let enough = (held + held / 9).max(held + 2);
     let clusters = header.geometry.clusters(file_size);
@@ -20,21 +19,6 @@ pub(crate) fn is_sparse(storage: &dyn Storage, header: &Header, limits: &Limits)
         return Ok(false);
     }
     uses_at_least(storage, header, limits, enough, clusters)
-}
-
-/// Bytes that the host holds for the file.
-fn held_bytes(storage: &dyn Storage, file_size: u64) -> Result<u64> {
-    let mut at = 0;
-    let mut held = 0;
-    while at < file_size {
-        let run = storage.run(at)?;
-        let len = run.len.clamp(1, file_size - at);
-        if run.kind == RunKind::Data {
-            held += len;
-        }
-        at += len;
-    }
-    Ok(held)
 }
 
 /// Whether at least `enough` of the first `clusters` host clusters are in use.

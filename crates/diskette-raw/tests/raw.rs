@@ -175,6 +175,10 @@ impl Storage for Device {
         self.0.size()
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.0.allocated()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.read_at(buf, offset)
     }

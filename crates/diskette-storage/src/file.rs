@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use diskette_core::{Error, Result, Run, RunKind, Storage};
@@ -92,6 +92,15 @@ impl FileKind {
             Self::Device => Ok(seek(file, SeekFrom::End(0))?),
         }
     }
+
+    pub(crate) fn allocated(self, file: &File) -> io::Result<u64> {
+        /// Whatever the file system's own unit is.
+        const BLOCK: u64 = 512;
+        match self {
+            Self::Regular => Ok(file.metadata()?.blocks().saturating_mul(BLOCK)),
+            Self::Device => self.size(file),
+        }
+    }
 }
 
 /// The run from `offset` on, as the file system tells it. `size` is the file's.
@@ -142,6 +151,10 @@ impl Storage for FileStorage {
         Ok(self.size)
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.kind.allocated(&self.file)
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
@@ -187,6 +200,7 @@ mod tests {
             }
         );
         assert!(storage.run_at(3 << 20).is_err());
+        assert!((4096..1 << 20).contains(&storage.allocated().unwrap()));
     }
 
     #[test]

@@ -119,6 +119,10 @@ impl Storage for FileStorageMut {
         self.kind.size(&self.file)
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.kind.allocated(&self.file)
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }

@@ -52,6 +52,10 @@ impl Storage for MemoryStorage {
         Ok(self.read_lock().len() as u64)
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.size()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let bytes = self.read_lock();
         let range = range(offset, buf.len()).filter(|range| range.end <= bytes.len());

@@ -44,6 +44,10 @@ impl Storage for MappedStorage {
         Ok(self.map.len() as u64)
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.file.allocated()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let bytes = self.map.get(start..).and_then(|rest| rest.get(..buf.len()));

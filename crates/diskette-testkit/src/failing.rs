@@ -139,6 +139,10 @@ impl<S: Storage> Storage for FailingStorage<S> {
         self.inner.size()
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.inner.allocated()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         match self.next(What::Reads) {
             None => self.inner.read_at(buf, offset),

@@ -171,6 +171,10 @@ impl Storage for RecordingStorage {
         Ok(self.lock().bytes.len() as u64)
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.size()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let state = self.lock();
         let there = usize::try_from(offset)

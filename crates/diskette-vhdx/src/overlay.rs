@@ -138,6 +138,10 @@ impl Storage for Overlay {
         Ok(self.size)
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.below.allocated()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset
             .checked_add(buf.len() as u64)
