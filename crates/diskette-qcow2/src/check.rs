@@ -5,6 +5,7 @@
 mod counts;
 mod tree;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use diskette_core::{
@@ -89,7 +90,7 @@ impl<'a> Check<'a> {
         let end = offset.saturating_add(len);
         // The last cluster may be short: its data need not be there whole.
         if end >= self.file_size.saturating_add(cluster_size) {
-            self.corruption(format!(
+            self.corruption(format_args!(
                 "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
                  offset {offset:#x} size {len:#x}"
             ));
@@ -99,7 +100,7 @@ impl<'a> Check<'a> {
         for cluster in offset / cluster_size..=(end - 1) / cluster_size {
             if !self.counted.add(cluster, most)? {
                 let at = cluster * cluster_size;
-                self.corruption(format!("ERROR: overflow cluster offset={at:#x}"));
+                self.corruption(format_args!("ERROR: overflow cluster offset={at:#x}"));
             }
         }
         Ok(())
@@ -112,8 +113,10 @@ impl<'a> Check<'a> {
                 Some(found)
             }
             Err(error) => {
-                let text = format!("ERROR failed to read the snapshot table: {error}");
-                self.report.add(Severity::CheckError, text);
+                self.report.add(
+                    Severity::CheckError,
+                    format_args!("ERROR failed to read the snapshot table: {error}"),
+                );
                 None
             }
         }
@@ -122,7 +125,9 @@ impl<'a> Check<'a> {
     fn check_snapshot_entries(&mut self, snapshots: &Snapshots) {
         for (index, snapshot) in snapshots.list.iter().enumerate() {
             if self.header.version >= 3 && snapshot.extra_len < 16 {
-                self.corruption(format!("ERROR snapshot table entry {index} is incomplete"));
+                self.corruption(format_args!(
+                    "ERROR snapshot table entry {index} is incomplete"
+                ));
             }
         }
     }
@@ -130,7 +135,9 @@ impl<'a> Check<'a> {
     fn count_snapshots(&mut self, snapshots: &Snapshots) -> Result<()> {
         let count = snapshots.list.len();
         if count != 0 && self.header.features.data_file() {
-            self.corruption(format!("ERROR {count} snapshots in image with data file"));
+            self.corruption(format_args!(
+                "ERROR {count} snapshots in image with data file"
+            ));
         }
         for snapshot in &snapshots.list {
             self.count_snapshot(snapshot)?;
@@ -141,7 +148,7 @@ impl<'a> Check<'a> {
     fn count_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
         let (id, name) = (&snapshot.info.id, &snapshot.info.name);
         if !self.header.geometry.is_aligned(snapshot.l1_offset) {
-            self.corruption(format!(
+            self.corruption(format_args!(
                 "ERROR snapshot {id} ({name}) l1_offset={:#x}: L1 table is not cluster aligned; \
                  snapshot table entry corrupted",
                 snapshot.l1_offset
@@ -149,7 +156,7 @@ impl<'a> Check<'a> {
             return Ok(());
         }
         if u64::from(snapshot.l1_size) > spec::L1_TABLE_LEN_MAX / 8 {
-            self.corruption(format!(
+            self.corruption(format_args!(
                 "ERROR snapshot {id} ({name}) l1_size={:#x}: L1 table is too large; snapshot table entry corrupted",
                 snapshot.l1_size
             ));
@@ -171,7 +178,7 @@ impl<'a> Check<'a> {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(()),
             Err(error) => {
-                self.corruption(format!("ERROR bitmaps: {error}"));
+                self.corruption(format_args!("ERROR bitmaps: {error}"));
                 return Ok(());
             }
         };
@@ -198,7 +205,7 @@ impl<'a> Check<'a> {
                 spec::BITMAP_TABLE_OFFSET
             };
             if entry & !allowed != 0 || !geometry.is_aligned(offset) {
-                self.corruption(format!("ERROR bitmap table entry is {entry:#x}"));
+                self.corruption(format_args!("ERROR bitmap table entry is {entry:#x}"));
             } else if offset != 0 {
                 self.count(offset, geometry.cluster_size())?;
             }
@@ -212,20 +219,22 @@ impl<'a> Check<'a> {
         for (index, entry) in entries.into_iter().enumerate() {
             let offset = entry.block_offset();
             if entry.reserved_bits() != 0 {
-                self.corruption(format!(
+                self.corruption(format_args!(
                     "ERROR refcount table entry {index} has reserved bits set"
                 ));
             } else if !geometry.is_aligned(offset) {
-                self.corruption(format!(
+                self.corruption(format_args!(
                     "ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted"
                 ));
             } else if offset >> geometry.cluster_bits() >= self.counted.len() {
-                self.corruption(format!("ERROR refcount block {index} is outside image"));
+                self.corruption(format_args!(
+                    "ERROR refcount block {index} is outside image"
+                ));
             } else if offset != 0 {
                 self.count(offset, geometry.cluster_size())?;
                 let uses = self.counted.get(offset >> geometry.cluster_bits());
                 if uses != 1 {
-                    self.corruption(format!("ERROR refcount block {index} refcount={uses}"));
+                    self.corruption(format_args!("ERROR refcount block {index} refcount={uses}"));
                 }
             }
         }
@@ -244,8 +253,10 @@ impl<'a> Check<'a> {
                 Ok(block) => block,
                 Err(error @ diskette_core::Error::Malformed { .. }) => {
                     for cluster in clusters {
-                        let text = format!("Can't get refcount for cluster {cluster}: {error}");
-                        self.report.add(Severity::CheckError, text);
+                        self.report.add(
+                            Severity::CheckError,
+                            format_args!("Can't get refcount for cluster {cluster}: {error}"),
+                        );
                     }
                     continue;
                 }
@@ -279,13 +290,14 @@ impl<'a> Check<'a> {
                 last = Some(cluster);
             }
             if stored < counted {
-                self.corruption(format!(
+                self.corruption(format_args!(
                     "ERROR cluster {cluster} refcount={stored} reference={counted}"
                 ));
             } else if stored > counted {
-                let text =
-                    format!("Leaked cluster {cluster} refcount={stored} reference={counted}");
-                self.report.add(Severity::Leak, text);
+                self.report.add(
+                    Severity::Leak,
+                    format_args!("Leaked cluster {cluster} refcount={stored} reference={counted}"),
+                );
             }
         }
         last
@@ -299,7 +311,7 @@ impl<'a> Check<'a> {
         Ok(Table::new(bytes))
     }
 
-    fn corruption(&mut self, text: String) {
+    fn corruption(&mut self, text: impl Display) {
         self.report.add(Severity::Corruption, text);
     }
 }

@@ -36,7 +36,7 @@ impl Check<'_> {
                 continue;
             }
             if entry.reserved_bits() != 0 {
-                self.corruption(format!(
+                self.corruption(format_args!(
                     "ERROR found L1 entry with reserved bits set: {:x}",
                     entry.0
                 ));
@@ -44,7 +44,7 @@ impl Check<'_> {
             let offset = entry.table_offset();
             self.count(offset, geometry.cluster_size())?;
             if !geometry.is_aligned(offset) {
-                self.corruption(format!(
+                self.corruption(format_args!(
                     "ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted"
                 ));
             }
@@ -59,7 +59,7 @@ impl Check<'_> {
         for index in 0..self.header.geometry.l2_entries() {
             let (entry, bitmap) = self.entry(table, index);
             if !entry.is_compressed() && entry.reserved_bits() != 0 {
-                self.corruption(format!(
+                self.corruption(format_args!(
                     "ERROR found l2 entry with reserved bits set: {:x}",
                     entry.0
                 ));
@@ -68,7 +68,7 @@ impl Check<'_> {
                 Cluster::Compressed => self.count_compressed(index, entry, bitmap, which)?,
                 Cluster::Placed => self.count_placed(entry, bitmap, which, &mut next)?,
                 Cluster::Nowhere if bitmap.data_bits() != 0 => self.corruption(
-                    "ERROR: Unallocated cluster has non-zero subcluster allocation map".into(),
+                    "ERROR: Unallocated cluster has non-zero subcluster allocation map",
                 ),
                 Cluster::Nowhere => {}
             }
@@ -85,20 +85,20 @@ impl Check<'_> {
     ) -> Result<()> {
         let stream = self.header.geometry.stream(entry);
         if entry.is_copied() {
-            self.corruption(format!(
+            self.corruption(format_args!(
                 "ERROR: coffset={:#x}: copied flag must never be set for compressed clusters",
                 stream.offset
             ));
         }
         if self.header.features.data_file() {
-            self.corruption(format!(
+            self.corruption(format_args!(
                 "ERROR compressed cluster {index} with data file, entry={:#x}",
                 entry.0
             ));
             return Ok(());
         }
         if bitmap != Subclusters::HOLES {
-            self.corruption(format!(
+            self.corruption(format_args!(
                 "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, entry={:#x}",
                 entry.0
             ));
@@ -125,7 +125,7 @@ impl Check<'_> {
         let geometry = self.header.geometry;
         let offset = entry.offset();
         if !bitmap.is_valid(true) {
-            self.corruption(format!(
+            self.corruption(format_args!(
                 "ERROR offset={offset:x}: Allocated cluster has corrupted subcluster allocation bitmap"
             ));
         } else if !geometry.is_aligned(offset) {
@@ -135,7 +135,7 @@ impl Check<'_> {
                 !entry.is_zero()
             };
             let kind = if has_data { "Data" } else { "Preallocated" };
-            self.corruption(format!(
+            self.corruption(format_args!(
                 "ERROR offset={offset:x}: {kind} cluster is not properly aligned; L2 entry corrupted."
             ));
         }
@@ -167,7 +167,7 @@ impl Check<'_> {
                 continue;
             };
             if (refcount == 1) != entry.is_copied() {
-                self.corruption(format!(
+                self.corruption(format_args!(
                     "ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={:x} refcount={refcount}",
                     entry.0
                 ));
@@ -192,7 +192,7 @@ impl Check<'_> {
             if refcount.is_some_and(|refcount| (refcount == 1) != entry.is_copied()) {
                 self.report.add(
                     Severity::Corruption,
-                    format!(
+                    format_args!(
                         "ERROR OFLAG_COPIED data cluster: l2_entry={:x} refcount={}",
                         entry.0,
                         refcount.unwrap_or_default()
