@@ -7,9 +7,6 @@ use crate::spec;
 pub(crate) struct L1Entry(pub u64);
 
 impl L1Entry {
-    /// No L2 table: the whole range is unallocated.
-    pub(crate) const NONE: Self = Self(0);
-
     /// An entry that leads to the L2 table at a host offset.
     pub(crate) const fn to_table(offset: u64, copied: bool) -> Self {
         Self(offset | copied_bit(copied))
@@ -44,11 +41,6 @@ impl L2Entry {
     /// A cluster stored as it is.
     pub(crate) const fn data(offset: u64, copied: bool) -> Self {
         Self(offset | copied_bit(copied))
-    }
-
-    /// A cluster that reads as zeros, with space kept for it.
-    pub(crate) const fn allocated_zero(offset: u64, copied: bool) -> Self {
-        Self(offset | copied_bit(copied) | spec::L2_ZERO)
     }
 
     /// Whether [`Geometry::stream`](crate::geometry::Geometry::stream) decodes the rest.

@@ -24,10 +24,8 @@
 
 mod bitmaps;
 mod check;
-#[allow(dead_code, reason = "its writers are being built")]
 mod entry;
 mod extensions;
-#[allow(dead_code, reason = "its writers are being built")]
 mod geometry;
 mod header;
 mod info;
@@ -37,7 +35,6 @@ mod preallocation;
 mod reader;
 mod refcount;
 mod snapshot;
-#[allow(dead_code, reason = "its writers are being built")]
 mod spec;
 mod write;
 

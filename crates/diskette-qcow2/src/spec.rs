@@ -261,16 +261,6 @@ pub(crate) const COMPRESSED_SECTOR: u64 = 512;
 /// Subclusters of a cluster.
 pub(crate) const SUBCLUSTERS: u32 = 32;
 
-/// An entry of an L2 table in an image with extended entries.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub(crate) struct ExtendedL2Entry {
-    /// As a standard entry, without the zero flag.
-    pub descriptor: U64,
-    /// Bit `i`: subcluster `i` is allocated. Bit `32 + i`: it reads as zeros.
-    pub bitmap: U64,
-}
-
 /// What an entry of the snapshot table begins with. Extra data, id and name follow; each entry begins at a multiple of
 /// 8 bytes from the table's beginning.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

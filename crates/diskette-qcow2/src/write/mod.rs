@@ -6,6 +6,7 @@ mod host;
 mod layout;
 mod measure;
 mod options;
+mod overlay;
 mod pack;
 mod refcounts;
 mod tables;
@@ -13,11 +14,11 @@ mod tables;
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, BlockWriter, Error, ImageWriter, Measure, NewImage, OpenContext, OptionSpec,
-    Result, StorageMut, WritableFormat,
+    BlockReader, BlockWriter, ImageWriter, Measure, NewImage, OpenContext, OptionSpec, Result,
+    StorageMut, WritableFormat,
 };
 
-use crate::{FORMAT, Qcow2};
+use crate::Qcow2;
 use layout::Layout;
 use options::{OPTIONS, Settings};
 
@@ -44,10 +45,10 @@ impl WritableFormat for Qcow2 {
 
     fn edit(
         &self,
-        _image: Arc<dyn StorageMut>,
-        _below: Option<Arc<dyn BlockReader>>,
-        _cx: &OpenContext<'_>,
+        image: Arc<dyn StorageMut>,
+        below: Option<Arc<dyn BlockReader>>,
+        cx: &OpenContext<'_>,
     ) -> Result<Box<dyn BlockWriter>> {
-        Err(Error::unsupported(FORMAT, "writing into an image"))
+        overlay::edit(image, below, cx)
     }
 }
