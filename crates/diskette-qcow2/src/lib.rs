@@ -1,23 +1,26 @@
 //! QCOW2, QEMU's own disk images.
 //!
-//! | what | read |
-//! | --- | --- |
-//! | versions 2 and 3, clusters of 512 bytes to 2 MiB, every width of refcounts | yes |
-//! | compressed clusters: deflate, Zstandard | yes |
-//! | zero clusters, extended L2 entries with subclusters | yes |
-//! | backing images | named; the chain opens them |
-//! | external data files | yes, by the caller's resolver |
-//! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` |
-//! | persistent bitmaps | listed |
-//! | dirty and corrupt images | yes |
-//! | encrypted images | their metadata alone |
-//! | consistency | checked, with the findings of `qemu-img check` |
-//! | unknown incompatible features | refused by name |
+//! | what | read | made | changed |
+//! | --- | --- | --- | --- |
+//! | versions 2 and 3, clusters of 512 bytes to 2 MiB, every width of refcounts | yes | yes | yes |
+//! | compressed clusters: deflate, Zstandard | yes | yes | read; what is written is plain |
+//! | zero clusters, extended L2 entries with subclusters | yes | yes | yes |
+//! | backing images | named; the chain opens them | yes | what holes show is copied up |
+//! | preallocation | yes | yes | kept |
+//! | external data files | yes, by the caller's resolver | no | refused |
+//! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept |
+//! | persistent bitmaps | listed | no | given up |
+//! | dirty and corrupt images | yes | no | refused |
+//! | encrypted images | their metadata alone | no | refused |
+//! | consistency | checked, with the findings of `qemu-img check` | | |
+//! | unknown incompatible features | refused by name | | refused |
 //!
 //! ```text
 //!  header ── l1_table_offset ──► L1 ──► L2 tables ──► clusters
 //!         └─ refcount_table_offset ──► refcount table ──► refcount blocks
 //! ```
+//!
+//! A new image is laid out by `write::layout`, an existing one is changed by `write::overlay`.
 //!
 //! Read `spec` for the bytes, `entry` and `geometry` for what they mean, `map` for the way from a guest offset to a host
 //! offset.
