@@ -252,7 +252,7 @@ fn a_data_file_is_opened_by_the_resolver_or_not_at_all() {
 #[test]
 fn preallocated_images_are_mapped_as_qemu_maps_them() {
     let Some(bench) = Bench::new() else { return };
-    for mode in ["metadata", "full"] {
+    for mode in ["metadata", "falloc", "full"] {
         for cluster in ["64k", "4k", "2M"] {
             let image = format!("{mode}-{cluster}");
             bench.img(&format!(
