@@ -1,12 +1,17 @@
 //! Sparse images in all their variants, made by hand, and what a guest must read from them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::common::{Files, patched};
-use diskette_core::{Error, ExtentKind};
+use diskette_core::{BlockReaderExt, Error, ExtentKind, Format, OpenOptions};
+use diskette_storage::MemoryStorage;
 use diskette_testkit::vmdk::{
     Grain, Hosted, SeGrain, Stream, cowd, descriptor, disk, filled, se_sparse,
 };
+use diskette_testkit::{FailingStorage, Failure, What};
+use diskette_vmdk::Vmdk;
+
+use crate::common::{Files, patched};
 
 /// Sectors of most disks here: 5 MiB.
 const C: u64 = 10240;
@@ -241,6 +246,32 @@ fn a_copy_of_the_tables_that_differs_is_a_warning() {
 fn the_redundant_directory_serves_for_one_that_lies_nowhere_when_salvaging() {
     let files = ok_with(56, &(1_u64 << 30).to_le_bytes());
     assert!(files.salvage().is_ok_and(|bytes| bytes == ok_disk()));
+}
+
+#[test]
+fn the_redundant_directory_serves_for_one_that_the_machine_cannot_read() {
+    let mut fell_back = false;
+    let options = OpenOptions::default();
+    for after in 0..20 {
+        let failure = Failure::new(What::Reads, after).once();
+        let storage = FailingStorage::new(MemoryStorage::new(ok().bytes()), failure);
+        let read = Vmdk
+            .open(Arc::new(storage), &options.context())
+            .and_then(|opened| {
+                let bytes = opened.reader.read_vec(0, ok_disk().len())?;
+                Ok((bytes, opened.info.warnings))
+            });
+        match read {
+            Ok((bytes, warnings)) => {
+                assert!(bytes == ok_disk());
+                fell_back |= warnings
+                    .iter()
+                    .any(|text| text.starts_with("the redundant grain directory is used"));
+            }
+            Err(error) => assert!(matches!(error, Error::Io { .. }), "{error}"),
+        }
+    }
+    assert!(fell_back);
 }
 
 #[test]
