@@ -82,7 +82,7 @@ fn change() -> impl Strategy<Value = (u32, u8)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn no_change_of_bytes_makes_it_panic(
