@@ -19,10 +19,13 @@ pub struct ImageInfo {
     /// What tells this image from others: a content id, a UUID. An overlay's
     /// [`Reference::identity`](crate::Reference::identity) is held against it.
     pub identity: Vec<Identity>,
-    /// The names of the files that hold this image: the one opened first, then its parts or its data file.
+    /// The names of the files that hold this image, as far as they were opened: the one opened first, then its parts or
+    /// its data file.
     pub files: Vec<String>,
     /// Internal snapshots.
     pub snapshots: Vec<SnapshotInfo>,
+    /// Persistent bitmaps of what has changed since some time. `None` where the image cannot have any.
+    pub bitmaps: Option<Vec<BitmapInfo>>,
     /// What only this format knows, in qemu-img's words (`format-specific`); `None` where qemu-img says nothing.
     pub details: Option<Details>,
     /// What is odd about the image, but did not keep it from being read. One line each.
@@ -43,6 +46,7 @@ impl ImageInfo {
             identity: Vec::new(),
             files: Vec::new(),
             snapshots: Vec::new(),
+            bitmaps: None,
             details: None,
             warnings: Vec::new(),
         }
@@ -78,6 +82,15 @@ pub struct SnapshotInfo {
     pub vm_clock_nanoseconds: u64,
     /// Instructions that the guest had executed, where they were counted.
     pub icount: Option<u64>,
+}
+
+/// A persistent bitmap that is in step with the data. Complete by nature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BitmapInfo {
+    /// Unique within the image.
+    pub name: String,
+    /// Bytes of the disk that one bit stands for.
+    pub granularity: u64,
 }
 
 /// Named values in the order in which they are shown.

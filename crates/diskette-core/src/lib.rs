@@ -41,7 +41,7 @@ pub use error::{Claim, Error, Result};
 pub use extent::{Extent, ExtentKind, HostOffset};
 pub use field::Field;
 pub use format::{Ends, Format, Match, OpenContext, Opened, SnapshotFormat};
-pub use info::{Details, Identity, ImageInfo, SnapshotInfo, Value};
+pub use info::{BitmapInfo, Details, Identity, ImageInfo, SnapshotInfo, Value};
 pub use limits::Limits;
 pub use open::{FormatChoice, OpenOptions, Registry};
 pub use options::{OptionSpec, Options, parse_size};

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::{BlockReader, OpenContext, OptionSpec, Options, Result, StorageMut};
+use crate::{BitmapInfo, BlockReader, OpenContext, OptionSpec, Options, Result, StorageMut};
 
 /// How a format is written.
 pub trait WritableFormat: Send + Sync {
@@ -39,6 +39,9 @@ pub struct NewImage {
     pub size: u64,
     /// The image below.
     pub backing: Option<BackingImage>,
+    /// The source's persistent bitmaps, for which [`measure`](WritableFormat::measure) sees room; they are not written.
+    /// `None` where it cannot have any.
+    pub bitmaps: Option<Vec<BitmapInfo>>,
     /// Whether guest data is to be compressed.
     pub compress: bool,
     /// The format's own options; [`WritableFormat::options`] lists them.

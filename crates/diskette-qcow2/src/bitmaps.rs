@@ -1,6 +1,6 @@
 //! Persistent dirty bitmaps: the directory that lists them.
 
-use diskette_core::{Limits, Result, Storage, StorageExt, Value};
+use diskette_core::{BitmapInfo, Limits, Result, Storage, StorageExt, Value};
 use zerocopy::FromBytes;
 
 use crate::geometry::Geometry;
@@ -81,6 +81,18 @@ pub(crate) fn list(
     )
     .equal_to(directory.count.into())?;
     Ok(found)
+}
+
+/// What is known of those that are in step with the data.
+pub(crate) fn consistent(bitmaps: &[Bitmap]) -> Vec<BitmapInfo> {
+    let usable = bitmaps
+        .iter()
+        .filter(|bitmap| bitmap.flags & spec::BITMAP_IN_USE == 0);
+    let info = usable.map(|bitmap| BitmapInfo {
+        name: bitmap.name.clone(),
+        granularity: bitmap.granularity,
+    });
+    info.collect()
 }
 
 /// The bitmaps as qemu-img lists them.

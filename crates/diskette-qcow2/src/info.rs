@@ -3,6 +3,7 @@
 use diskette_codec::Codec;
 use diskette_core::{Details, ImageInfo, Limits, Storage, Value};
 
+use crate::bitmaps::Bitmap;
 use crate::header::{Encryption, Header};
 use crate::snapshot::Snapshots;
 use crate::{FORMAT, bitmaps, luks};
@@ -27,7 +28,17 @@ pub(crate) fn of(
         let warning = "the image is marked as corrupt";
         info.warnings.push(warning.into());
     }
-    info.details = Some(details(storage, header, limits, &mut info.warnings));
+    let bitmaps = match listed_bitmaps(storage, header, limits) {
+        Ok(bitmaps) => bitmaps,
+        Err(error) => {
+            info.warnings.push(format!("bitmaps ignored: {error}"));
+            Vec::new()
+        }
+    };
+    if header.version >= 3 {
+        info.bitmaps = Some(bitmaps::consistent(&bitmaps));
+    }
+    info.details = Some(details(storage, header, &bitmaps, &mut info.warnings));
     info
 }
 
@@ -35,7 +46,7 @@ pub(crate) fn of(
 fn details(
     storage: &dyn Storage,
     header: &Header,
-    limits: &Limits,
+    bitmaps: &[Bitmap],
     warnings: &mut Vec<String>,
 ) -> Details {
     let features = header.features;
@@ -46,10 +57,8 @@ fn details(
     ];
     if new {
         details.push(("lazy-refcounts", features.lazy_refcounts().into()));
-        match listed_bitmaps(storage, header, limits) {
-            Ok(Some(bitmaps)) => details.push(("bitmaps", bitmaps)),
-            Ok(None) => {}
-            Err(error) => warnings.push(format!("bitmaps ignored: {error}")),
+        if !bitmaps.is_empty() {
+            details.push(("bitmaps", bitmaps::details(bitmaps)));
         }
     }
     let refcount_bits = u64::from(header.geometry.refcount_bits());
@@ -83,12 +92,11 @@ fn listed_bitmaps(
     storage: &dyn Storage,
     header: &Header,
     limits: &Limits,
-) -> diskette_core::Result<Option<Value>> {
-    let Some(directory) = bitmaps::directory(header, limits)? else {
-        return Ok(None);
-    };
-    let list = bitmaps::list(storage, directory, header.geometry)?;
-    Ok(Some(bitmaps::details(&list)))
+) -> diskette_core::Result<Vec<Bitmap>> {
+    match bitmaps::directory(header, limits)? {
+        Some(directory) => bitmaps::list(storage, directory, header.geometry),
+        None => Ok(Vec::new()),
+    }
 }
 
 fn encryption(

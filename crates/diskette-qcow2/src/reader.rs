@@ -54,10 +54,8 @@ fn open_with(
         Some(DataFile::Closed(_)) => Some(u64::MAX),
         Some(DataFile::Open(file)) => Some(file.total_size()?),
     };
-    match &data_file {
-        None => {}
-        Some(DataFile::Closed(reference)) => files.push(reference.target.clone()),
-        Some(DataFile::Open(file)) => files.push(file.name().to_owned()),
+    if let Some(DataFile::Open(file)) = &data_file {
+        files.push(file.name().to_owned());
     }
     let map = Map::open(&*storage, header, l1, data_file_size, cx.limits, cx.salvage)?;
     let info = info::of(&*storage, header, snapshots, files, cx.limits);

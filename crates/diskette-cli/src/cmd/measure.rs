@@ -69,6 +69,9 @@ pub(crate) fn run(args: &Measure) -> Outcome {
         None if args.size.is_some() => None,
         None => return Err(Failure::new("either --size or an image must be given")),
     };
+    image.bitmaps = disk
+        .as_ref()
+        .and_then(|disk| disk.top().info.bitmaps.clone());
     let source = disk.as_ref().map(|disk| disk as &dyn BlockReader);
     let sizes = diskette::measure(&args.target_format, image, source)?;
     let mut out = io::stdout().lock();

@@ -1,12 +1,15 @@
 //! How large an image will be, before there is one. Compression is not foreseen.
 
-use diskette_core::{Measure, round_up};
+use diskette_core::{BitmapInfo, Measure, round_up};
 
 use super::options::{Preallocation, Settings, Version};
 use super::refcounts::refcount_clusters;
+use crate::spec;
 
 /// The size of an image with these settings if `data` bytes of whole clusters hold data.
-pub(super) fn measure(settings: &Settings, data: u64) -> Measure {
+///
+/// `bitmaps` are those that the source has, if it can have any.
+pub(super) fn measure(settings: &Settings, data: u64, bitmaps: Option<&[BitmapInfo]>) -> Measure {
     let geometry = settings.geometry;
     let cluster_size = geometry.cluster_size();
     // At most 2^61 by the check of the disk's size.
@@ -19,8 +22,25 @@ pub(super) fn measure(settings: &Settings, data: u64) -> Measure {
     Measure {
         required: metadata + taken(settings, data).min(disk),
         fully_allocated: metadata + disk,
-        bitmaps: (settings.version == Version::V3).then_some(0),
+        bitmaps: bitmaps
+            .filter(|_| settings.version == Version::V3)
+            .map(|bitmaps| bitmaps_size(settings, bitmaps)),
     }
+}
+
+/// Bytes of the bitmaps' data, tables and directory.
+fn bitmaps_size(settings: &Settings, bitmaps: &[BitmapInfo]) -> u64 {
+    let clusters = |bytes: u64| bytes.div_ceil(settings.geometry.cluster_size());
+    let (mut taken, mut directory) = (0_u64, 0_u64);
+    for bitmap in bitmaps {
+        let bits = settings.size.div_ceil(bitmap.granularity.max(1));
+        let data = clusters(bits.div_ceil(8));
+        taken = taken.saturating_add(data + clusters(data * 8));
+        let entry = size_of::<spec::BitmapEntry>() + bitmap.name.len();
+        directory = directory.saturating_add(entry.next_multiple_of(8) as u64);
+    }
+    let taken = taken.saturating_add(clusters(directory));
+    taken.saturating_mul(settings.geometry.cluster_size())
 }
 
 /// Bytes of guest data that will have a place.

@@ -32,7 +32,8 @@ impl WritableFormat for Qcow2 {
     }
 
     fn measure(&self, what: &NewImage, data: u64) -> Result<Measure> {
-        Ok(measure::measure(&Settings::new(what)?, data))
+        let settings = Settings::new(what)?;
+        Ok(measure::measure(&settings, data, what.bitmaps.as_deref()))
     }
 
     fn granule_size(&self, what: &NewImage) -> Result<u64> {
