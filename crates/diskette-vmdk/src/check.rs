@@ -59,7 +59,7 @@ fn check_grains<L: Layout>(
 ) -> Result<()> {
     let mut uses = Uses::new(cx.limits.table_bytes);
     let mut seen = HashSet::new();
-    for index in 0..grains.table_count() {
+    for index in grains.table_indices() {
         match grains.table(index) {
             Ok(None) => {}
             // A directory whose entries all name one table would make of a small file a look without an end.

@@ -238,6 +238,17 @@ impl<L: Layout> Grains<L> {
         directory_entries(self.size, self.grain_size, self.table_entries)
     }
 
+    /// The indices under which there can be a table: there are no more of them than the file has room for, whatever
+    /// the size of the disk.
+    pub(crate) fn table_indices(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        match &self.tables {
+            Tables::Stored { directory, .. } => {
+                Box::new(0..self.table_count().min(directory.len() as u64))
+            }
+            Tables::Rebuilt(tables) => Box::new(tables.keys().copied()),
+        }
+    }
+
     /// Bytes of one table.
     pub(crate) const fn table_len(&self) -> u64 {
         self.table_entries.saturating_mul(Self::ENTRY_SIZE)

@@ -4,7 +4,7 @@ use diskette_core::{Limits, Result, SECTOR, StorageExt, Table};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
-use crate::grains::Grains;
+use crate::grains::{Grains, Tables};
 use crate::header::Header;
 use crate::remarks::Remarks;
 use crate::sparse::SectorEntries;
@@ -33,12 +33,11 @@ pub(crate) fn differences<'a>(
 ) -> impl Iterator<Item = String> + 'a {
     let at = header.redundant_directory;
     let directory_at = header.directory;
-    let count = if at.is_some() && at != directory_at {
-        grains.table_count()
-    } else {
-        0
-    };
-    (0..count).filter_map(move |index| {
+    // Rebuilt tables have no copies.
+    let stored = matches!(grains.tables, Tables::Stored { .. });
+    let copied = stored && at.is_some() && at != directory_at;
+    let indices = copied.then(|| grains.table_indices());
+    indices.into_iter().flatten().filter_map(move |index| {
         let entry_at = at?.checked_add(index.checked_mul(4)?)?;
         match same(grains, index, entry_at) {
             Ok(true) => None,

@@ -138,3 +138,15 @@ fn damage_that_a_reader_would_refuse_is_a_corruption() {
     let files = Files::described("vmfs", &["RW 16 VMFS \"a\""]).with("a", disk(&[(0x41, 8)]));
     assert_eq!(files.check().expect("the check goes on").corruptions, 1);
 }
+
+#[test]
+fn a_stream_that_claims_a_huge_disk_and_copies_of_its_tables_is_looked_at_no_longer_than_it_is() {
+    let mut stream = Stream::new(10240, &[(0, 0x41), (3, 0x42)]);
+    stream.footer = false;
+    let bytes = patched(stream.bytes(), 12, &(1_u64 << 40).to_le_bytes());
+    let bytes = patched(bytes, 8, &0x3_0003_u32.to_le_bytes());
+    let bytes = patched(bytes, 48, &21_u64.to_le_bytes());
+    let report = Files::one(bytes).check().expect("the check goes on");
+    assert!(report.findings.len() < 10, "{report:?}");
+    assert!(report.corruptions > 0);
+}
