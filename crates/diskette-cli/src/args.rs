@@ -18,7 +18,14 @@ use crate::failure::Failure;
     name = "diskette",
     version,
     propagate_version = false,
-    infer_long_args = true
+    infer_long_args = true,
+    after_help = "\
+Examples:
+  diskette info router.vmdk
+  diskette convert -p -O qcow2 router.vmdk router.qcow2
+  diskette compare router.vmdk router.qcow2
+
+'diskette COMMAND --help' tells more, with examples."
 )]
 pub(crate) struct Diskette {
     #[command(subcommand)]
@@ -218,7 +225,7 @@ pub(crate) struct Opening {
     #[arg(long)]
     pub(crate) ignore_parent_id: bool,
 
-    /// Accepted for qemu-img's sake: images are never locked
+    /// Read an image although another program writes it
     #[arg(short = 'U', long)]
     pub(crate) force_share: bool,
 }
@@ -233,6 +240,7 @@ impl Opening {
         }
         options.probe_backing = self.probe_backing;
         options.ignore_identity = self.ignore_parent_id;
+        options.ignore_locks = self.force_share;
         Ok(options)
     }
 

@@ -284,3 +284,32 @@ fn a_vmdk_by_another_name_is_a_vmdk() {
     bench.ours("convert -O qcow2 router.qcow2 out");
     bench.theirs("compare -f qcow2 -F qcow2 disk.qcow2 out");
 }
+
+#[test]
+fn an_image_that_a_program_writes_is_read_on_demand_alone() {
+    let Some(bench) = Bench::new() else { return };
+    let mut writer = bench
+        .qemu_io
+        .command()
+        .current_dir(bench.folder())
+        .args(["-f", "qcow2", "disk.qcow2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its prompt: the image is open.
+    writer
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut [0; 8])
+        .unwrap();
+    let said = bench.refused("info disk.qcow2");
+    assert!(said.contains("lock"), "{said}");
+    bench.refused("convert -O raw disk.qcow2 out");
+    bench.refused("create -f qcow2 disk.qcow2 1M");
+    bench.ours("info -U disk.qcow2");
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
+    bench.ours("info disk.qcow2");
+}

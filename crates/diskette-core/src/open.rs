@@ -44,6 +44,8 @@ pub struct OpenOptions {
     pub format_options: Options,
     /// An internal snapshot of the top image, by id or name, instead of its present state.
     pub snapshot: Option<String>,
+    /// Whether a file is read although another program writes it. For whoever opens the file that holds the top image.
+    pub ignore_locks: bool,
     /// See [`OpenContext::salvage`].
     pub salvage: bool,
     /// See [`OpenContext::metadata_only`].
@@ -60,6 +62,7 @@ impl Default for OpenOptions {
             ignore_identity: false,
             format_options: Options::new(),
             snapshot: None,
+            ignore_locks: false,
             salvage: false,
             metadata_only: false,
         }

@@ -3,11 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use diskette_core::{Error, ImageInfo, OpenOptions, Opened, Reference, Result, SECTOR, round_up};
-use diskette_storage::FileStorage;
 
+use crate::open::storage;
 use crate::registry;
 
 /// What is known of one image and of the files that hold it.
@@ -92,7 +91,7 @@ impl FileReport {
 /// What the image at `path` says of itself. Its backing image is named, and stays closed.
 pub fn inspect(path: impl AsRef<Path>, mut options: OpenOptions) -> Result<ImageReport> {
     options.metadata_only = true;
-    let storage = Arc::new(FileStorage::open(path)?);
+    let storage = storage(path, &options)?;
     let Opened { info, backing, .. } = registry().open(storage, &options)?;
     ImageReport::new(info, backing)
 }
@@ -100,7 +99,7 @@ pub fn inspect(path: impl AsRef<Path>, mut options: OpenOptions) -> Result<Image
 /// What all images of a chain say of themselves, the upper ones first.
 pub fn inspect_chain(path: impl AsRef<Path>, mut options: OpenOptions) -> Result<Vec<ImageReport>> {
     options.metadata_only = true;
-    let storage = Arc::new(FileStorage::open(path)?);
+    let storage = storage(path, &options)?;
     let chain = registry().open_chain(storage, &options)?;
     let layers = chain.layers().iter();
     layers

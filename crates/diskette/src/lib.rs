@@ -1,4 +1,74 @@
-//! Disk images of all formats behind one reader: QCOW2, VMDK, raw; opened safely, converted on all cores.
+//! Disk images of all formats behind one reader; opened safely, converted on all cores.
+//!
+//! ```
+//! use diskette::core::{BlockReader, BlockReaderExt};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let new = folder.path().join("router.qcow2");
+//! # let old = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/router.qcow2");
+//! // A VMDK, whatever its name says: the content tells.
+//! let disk = diskette::open(old)?;
+//! assert_eq!(disk.top().info.format, "vmdk");
+//! let boot_sector = disk.read_vec(0, 512)?;
+//!
+//! // Under the new name there is a whole image, or nothing.
+//! diskette::Conversion::to("qcow2").compressed().write(&disk, &new)?;
+//!
+//! let copy = diskette::open(&new)?;
+//! assert_eq!(copy.size(), disk.size());
+//! assert_eq!(copy.read_vec(0, 512)?, boot_sector);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is where
+//!
+//! | to ... | there is |
+//! | --- | --- |
+//! | read a disk | [`open`], and on it [`BlockReaderExt`](core::BlockReaderExt) |
+//! | look at one image alone | [`open_image`]; with its files, [`inspect`] |
+//! | convert | [`Conversion`] |
+//! | make an image without data | [`create`] |
+//! | see what is allocated where | [`map`](map()) |
+//! | find what is inconsistent | [`check`](check()) |
+//! | know how large a new image will be | [`measure`] |
+//! | compare two disks | [`engine::compare`] |
+//! | add a format of one's own | [`registry`], [`core::Registry`], [`core::Format`] |
+//!
+//! # Images are not to be trusted
+//!
+//! An image can name any file of the host. [`safe_options`] follow a name within the image's own folder and nowhere
+//! else; a backing image without a named format is refused, for a guest can make its disk look like any format. To allow
+//! more, say so:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use diskette::storage::FolderResolver;
+//!
+//! # let bases = tempfile::tempdir()?;
+//! # let folder = tempfile::tempdir()?;
+//! # let (base, overlay) = (bases.path().join("base.qcow2"), folder.path().join("overlay.qcow2"));
+//! # diskette::create(&base, "qcow2", &diskette::core::NewImage::new(1 << 20))?;
+//! # let backing = diskette::core::BackingImage { target: base.display().to_string(), format: "qcow2".to_owned() };
+//! # diskette::create(&overlay, "qcow2", &diskette::core::NewImage::new(1 << 20).with_backing(backing))?;
+//! assert!(diskette::open(&overlay).is_err(), "its backing image is elsewhere");
+//!
+//! let mut options = diskette::safe_options();
+//! options.files = Arc::new(FolderResolver::new().allow(&bases)?);
+//! let disk = diskette::open_with(&overlay, &options)?;
+//! assert_eq!(disk.layers().len(), 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A file that a program of QEMU's is writing is not read, unless [`ignore_locks`](core::OpenOptions::ignore_locks) says
+//! so.
+//!
+//! # Features
+//!
+//! | feature | what for |
+//! | --- | --- |
+//! | `zstd` (on) | QCOW2 images compressed with Zstandard, by its C library |
+//! | `libdeflate` | faster deflate, by a C library |
+//! | `mmap` | files mapped into memory, on the caller's word that nobody changes them |
 
 mod check;
 mod formats;
@@ -7,8 +77,11 @@ mod map;
 mod open;
 mod write;
 
+/// The parallel engine: convert, compare, measure.
 pub use diskette_convert as engine;
+/// The traits and values that all crates share.
 pub use diskette_core as core;
+/// Where host bytes lie, and who may open which file.
 pub use diskette_storage as storage;
 
 pub use check::check;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use diskette_core::{Chain, OpenOptions, Opened, Result};
+use diskette_core::{Chain, OpenOptions, Opened, Result, Storage};
 use diskette_storage::{FileStorage, FolderResolver};
 
 use crate::registry;
@@ -24,10 +24,20 @@ pub fn open(path: impl AsRef<Path>) -> Result<Chain> {
 
 /// The same, opened as `options` say.
 pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Chain> {
-    registry().open_chain(Arc::new(FileStorage::open(path)?), options)
+    registry().open_chain(storage(path, options)?, options)
 }
 
 /// The image at `path` alone, opened with [`safe_options`]. Its backing image is only named.
 pub fn open_image(path: impl AsRef<Path>) -> Result<Opened> {
-    registry().open(Arc::new(FileStorage::open(path)?), &safe_options())
+    let options = safe_options();
+    registry().open(storage(path, &options)?, &options)
+}
+
+/// The file at `path`, to be read. While it is open no program of QEMU's writes it.
+pub(crate) fn storage(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<dyn Storage>> {
+    let file = FileStorage::open(path)?;
+    if !options.ignore_locks {
+        file.lock()?;
+    }
+    Ok(Arc::new(file))
 }

@@ -9,7 +9,7 @@ use diskette_convert::{ConvertOptions, convert, convert_into};
 use diskette_core::{
     BackingImage, BlockReader, Chain, Error, Measure, NewImage, OpenOptions, Result, WritableFormat,
 };
-use diskette_storage::{FileStorageMut, NewFile};
+use diskette_storage::{FileStorage, FileStorageMut, NewFile};
 
 use crate::registry;
 
@@ -93,6 +93,7 @@ impl<'a> Conversion<'a> {
         let mut image = self.image.clone();
         image.size = source.size();
         let format = writable(&self.format)?;
+        expect_unused(&path)?;
         let file = NewFile::create(path)?;
         let writer = format.create(file.storage(), &image)?;
         convert(source, writer, &self.engine)?;
@@ -107,8 +108,11 @@ impl<'a> Conversion<'a> {
         options: &OpenOptions,
     ) -> Result<()> {
         let format = writable(&self.format)?;
-        let below = crate::open_with(&path, options)?.into_below();
-        let storage = FileStorageMut::open(path)?;
+        let storage = FileStorageMut::open(&path)?;
+        storage.lock()?;
+        let mut reading = options.clone();
+        reading.ignore_locks = true; // The lock is our own.
+        let below = crate::open_with(&path, &reading)?.into_below();
         let below = below.map(|below| Arc::new(below) as _);
         let target = format.edit(Arc::new(storage), below, &options.context())?;
         convert_into(source, &*target, &self.engine)?;
@@ -122,6 +126,7 @@ impl<'a> Conversion<'a> {
 /// Makes a new image without data at `path`. What was there before is replaced when the image is whole.
 pub fn create(path: impl AsRef<Path>, format: &str, image: &NewImage) -> Result<()> {
     let format = writable(format)?;
+    expect_unused(&path)?;
     let file = NewFile::create(path)?;
     format.create(file.storage(), image)?.finish()?;
     file.commit(false)
@@ -150,6 +155,12 @@ pub fn writable(format: &str) -> Result<&'static dyn WritableFormat> {
     format
         .writable()
         .ok_or_else(|| Error::unsupported(format.name(), "writing"))
+}
+
+/// That no program of QEMU's writes the file that is to be replaced, if there is one.
+fn expect_unused(path: impl AsRef<Path>) -> Result<()> {
+    // What cannot be opened for reading is told when it is written.
+    FileStorage::open(path).map_or(Ok(()), |file| file.lock())
 }
 
 /// That `target` is none of the files that the sources are read from.

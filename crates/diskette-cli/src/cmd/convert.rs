@@ -18,12 +18,15 @@ use crate::{options_help, progress};
 /// The new image is written beside its final name and gets it at the end: there is a whole image, or what was there
 /// before. Several sources are put one after another.
 #[derive(Args, Debug)]
-#[command(after_help = "\
+#[command(
+    override_usage = "diskette convert [OPTIONS] <SOURCE>... <TARGET>",
+    after_help = "\
 Examples:
   diskette convert -p -O qcow2 router.vmdk router.qcow2
   diskette convert -c -O qcow2 -o compression_type=zstd disk.raw disk.qcow2
   diskette convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 moved-overlay.qcow2
-  diskette convert -O qcow2 -o help")]
+  diskette convert -O qcow2 -o help"
+)]
 pub(crate) struct Convert {
     /// The images to read, and at the end the one to write
     #[arg(required_unless_present = "options", value_names = ["SOURCE", "TARGET"])]
