@@ -24,7 +24,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "compression_level",
         "number",
         "",
-        "from fast to small; zlib 0 to 9, zstd -7 to 22",
+        "from fast to small: zlib 0 to 9 (9), zstd -7 to 22 (3)",
     ),
     option(
         "compression_type",
@@ -311,13 +311,17 @@ fn compression(options: &Options, version: Version) -> Result<Compression> {
     })
 }
 
+/// What comes nearest to qemu-img's own streams, in size and in time. With a window of 4 KiB the lower levels of zlib-rs
+/// make them 7 % longer.
+const ZLIB_LEVEL: i32 = 9;
+
 fn level(options: &Options, codec: Codec) -> Result<Option<i32>> {
-    let Some(text) = options.text("compression_level") else {
-        return Ok(None);
+    let (range, default) = match codec {
+        Codec::Deflate | Codec::Zlib => (0..=9, Some(ZLIB_LEVEL)),
+        Codec::Zstd => (-7..=22, None),
     };
-    let range = match codec {
-        Codec::Deflate | Codec::Zlib => 0..=9,
-        Codec::Zstd => -7..=22,
+    let Some(text) = options.text("compression_level") else {
+        return Ok(default);
     };
     match text.parse() {
         Ok(level) if range.contains(&level) => Ok(Some(level)),
