@@ -149,5 +149,8 @@ pub trait BlockWriter: BlockReader {
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()>;
 
     /// Returns when all that was written is on stable storage.
+    ///
+    /// Until then a writer may keep tables in memory. One that is dropped writes them, but can tell of no error: what
+    /// counts is flushed.
     fn flush(&self) -> Result<()>;
 }

@@ -7,6 +7,7 @@
 //! | [`NewFile`] | a file that appears under its name when it is whole, or not at all |
 //! | [`MemoryStorage`] | bytes in memory |
 //! | [`SubStorage`] | a part of another storage |
+//! | [`UnsyncedStorage`] | another storage, never synced |
 #![cfg_attr(
     feature = "mmap",
     doc = "| [`MappedStorage`] | a file mapped into memory |"
@@ -23,6 +24,7 @@ mod memory;
 mod mmap;
 mod new_file;
 mod sub;
+mod unsynced;
 
 pub use file::FileStorage;
 pub use file_mut::FileStorageMut;
@@ -32,3 +34,4 @@ pub use memory::MemoryStorage;
 pub use mmap::MappedStorage;
 pub use new_file::NewFile;
 pub use sub::SubStorage;
+pub use unsynced::UnsyncedStorage;

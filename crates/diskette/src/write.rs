@@ -7,9 +7,10 @@ use std::{fs, io};
 
 use diskette_convert::{ConvertOptions, convert, convert_into};
 use diskette_core::{
-    BackingImage, BlockReader, Chain, Error, Measure, NewImage, OpenOptions, Result, WritableFormat,
+    BackingImage, BlockReader, Chain, Error, Measure, NewImage, OpenOptions, Result, StorageMut,
+    WritableFormat,
 };
-use diskette_storage::{FileStorage, FileStorageMut, NewFile};
+use diskette_storage::{FileStorage, FileStorageMut, NewFile, UnsyncedStorage};
 
 use crate::registry;
 
@@ -114,12 +115,13 @@ impl<'a> Conversion<'a> {
         reading.ignore_locks = true; // The lock is our own.
         let below = crate::open_with(&path, &reading)?.into_below();
         let below = below.map(|below| Arc::new(below) as _);
-        let target = format.edit(Arc::new(storage), below, &options.context())?;
+        let storage: Arc<dyn StorageMut> = match self.sync {
+            true => Arc::new(storage),
+            false => Arc::new(UnsyncedStorage::new(storage)),
+        };
+        let target = format.edit(storage, below, &options.context())?;
         convert_into(source, &*target, &self.engine)?;
-        match self.sync {
-            true => target.flush(),
-            false => Ok(()),
-        }
+        target.flush()
     }
 }
 
