@@ -45,7 +45,7 @@ pub use info::{BitmapInfo, Details, Identity, ImageInfo, SnapshotInfo, Value};
 pub use limits::Limits;
 pub use open::{FormatChoice, OpenOptions, Registry};
 pub use options::{OptionSpec, Options, parse_size};
-pub use reader::{BlockReader, BlockReaderExt, Extents, is_zero};
+pub use reader::{BlockReader, BlockReaderExt, Extents, check_range, is_zero};
 pub use reference::{NoReferences, Reference, Resolver, Role};
 pub use storage::{Run, RunKind, Storage, StorageExt, StorageMut};
 pub use table::Table;

@@ -107,8 +107,8 @@ impl<R: BlockReader + ?Sized> Extents<'_, R> {
     }
 }
 
-/// That `len` bytes at `offset` lie within a disk of `size` bytes.
-pub(crate) fn check_range(size: u64, offset: u64, len: u64) -> Result<()> {
+/// That `len` bytes at `offset` lie within a disk of `size` bytes; [`Error::OutOfRange`] if not.
+pub fn check_range(size: u64, offset: u64, len: u64) -> Result<()> {
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(()),
         _ => Err(Error::OutOfRange { offset, len, size }),

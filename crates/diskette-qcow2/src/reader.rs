@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use diskette_codec::{Codec, decode};
 use diskette_core::{
     BlockReader, Error, Extent, ExtentKind, HostOffset, Limits, OpenContext, Opened, Reference,
-    Result, Role, RunKind, Storage, StorageExt,
+    Result, Role, RunKind, Storage, StorageExt, check_range,
 };
 
 use crate::header::{Encryption, Header, L1Location, RefcountTableLocation, field};
@@ -160,14 +160,7 @@ impl BlockReader for Reader {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        let size = self.size();
-        if offset >= size {
-            return Err(Error::OutOfRange {
-                offset,
-                len: 1,
-                size,
-            });
-        }
+        check_range(self.size(), offset, 1)?;
         let extent = self.map.extent_at(&*self.storage, offset)?;
         match extent.kind {
             ExtentKind::Data(_) if self.is_sparse() => self.with_host_holes(&extent, offset),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use diskette_core::{
     BlockReader, Error, Extent, ExtentKind, HostOffset, ImageInfo, Opened, Result, RunKind, SECTOR,
-    Storage, StorageExt, round_up,
+    Storage, StorageExt, check_range, round_up,
 };
 
 use crate::FORMAT;
@@ -66,13 +66,7 @@ impl BlockReader for Reader {
 
 /// The run of the file from `offset` on: guest offsets are host offsets here. `size` is the disk's.
 pub(crate) fn extent_at(storage: &dyn Storage, size: u64, offset: u64) -> Result<Extent> {
-    if offset >= size {
-        return Err(Error::OutOfRange {
-            offset,
-            len: 1,
-            size,
-        });
-    }
+    check_range(size, offset, 1)?;
     let end = storage.total_size()?;
     if offset >= end {
         // The rest of the last sector.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, Error, Extent, ExtentKind, ImageInfo, OpenContext, Opened, Result, RunKind,
-    Storage, StorageExt,
+    BlockReader, Extent, ExtentKind, ImageInfo, OpenContext, Opened, Result, RunKind, Storage,
+    StorageExt, check_range,
 };
 
 use crate::FORMAT;
@@ -38,14 +38,7 @@ impl BlockReader for Reader {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        let size = self.size();
-        if offset >= size {
-            return Err(Error::OutOfRange {
-                offset,
-                len: 1,
-                size,
-            });
-        }
+        check_range(self.size(), offset, 1)?;
         let extent = self.map.extent_at(&*self.storage, offset)?;
         match extent.kind {
             // A static image has a place for each block from the start; its file is sparse until they are written.

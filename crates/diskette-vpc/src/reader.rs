@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, Error, Extent, ExtentKind, HostOffset, Identity, ImageInfo, OpenContext, Opened,
-    Result, RunKind, Storage, StorageExt,
+    BlockReader, Extent, ExtentKind, HostOffset, Identity, ImageInfo, OpenContext, Opened, Result,
+    RunKind, Storage, StorageExt, check_range,
 };
 
 use crate::FORMAT;
@@ -61,7 +61,7 @@ impl BlockReader for Fixed {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        check_offset(offset, self.size)?;
+        check_range(self.size, offset, 1)?;
         let run = self.storage.run(offset)?;
         let at = HostOffset::new(offset);
         let kind = match run.kind {
@@ -90,24 +90,12 @@ impl BlockReader for Sparse {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        check_offset(offset, self.size)?;
+        check_range(self.size, offset, 1)?;
         self.map.extent_at(&*self.storage, offset)
     }
 
     fn read_extent(&self, extent: &Extent, buf: &mut [u8], offset: u64) -> Result<()> {
         read(&*self.storage, extent, buf, offset)
-    }
-}
-
-const fn check_offset(offset: u64, size: u64) -> Result<()> {
-    if offset < size {
-        Ok(())
-    } else {
-        Err(Error::OutOfRange {
-            offset,
-            len: 1,
-            size,
-        })
     }
 }
 
