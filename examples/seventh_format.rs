@@ -100,6 +100,10 @@ impl Format for Qed {
         None
     }
 
+    fn repairable(&self) -> Option<&dyn diskette::core::RepairableFormat> {
+        None
+    }
+
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
         None
     }

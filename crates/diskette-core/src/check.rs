@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use crate::{OpenContext, Result, Storage};
+use crate::{OpenContext, Result, Storage, StorageMut};
 
 /// What only formats whose consistency can be checked can do.
 pub trait CheckableFormat: Send + Sync {
@@ -11,6 +11,30 @@ pub trait CheckableFormat: Send + Sync {
     ///
     /// What is wrong *inside* of the image is in the report; an error means that the look could not be finished.
     fn check(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<CheckReport>;
+}
+
+/// What only formats whose images can be mended in place can do.
+pub trait RepairableFormat: Send + Sync {
+    /// Mends what is wrong in an image as far as `what` allows, and gives what was found: what has been mended is
+    /// counted as fixed, and only what has not among the corruptions and leaks.
+    ///
+    /// Every state of the storage on the way is no worse than the one before. An image that cannot be mended without
+    /// a guess about guest data is left as it is.
+    fn repair(
+        &self,
+        image: Arc<dyn StorageMut>,
+        what: Repair,
+        cx: &OpenContext<'_>,
+    ) -> Result<CheckReport>;
+}
+
+/// What a repair may touch. Complete by nature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Space that is lost, and nothing else: no guest data can change by it.
+    Leaks,
+    /// All that can be mended.
+    All,
 }
 
 /// What was found. Counts are as qemu-img counts them.
@@ -23,6 +47,10 @@ pub struct CheckReport {
     pub corruptions: u64,
     /// Granules that are taken, and used by nobody.
     pub leaks: u64,
+    /// Places where data was lost or wrong, and which a repair has mended.
+    pub corruptions_fixed: u64,
+    /// Granules that were taken and used by nobody, and which a repair has freed.
+    pub leaks_fixed: u64,
     /// Places that could not be looked at.
     pub check_errors: u64,
     /// Granules of the disk.

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::{
-    BlockReader, CheckableFormat, ImageInfo, Limits, Options, Reference, Resolver, Result, Storage,
-    WritableFormat,
+    BlockReader, CheckableFormat, ImageInfo, Limits, Options, Reference, RepairableFormat,
+    Resolver, Result, Storage, WritableFormat,
 };
 
 /// A disk-image format. One value of it stands in a [`Registry`](crate::Registry).
@@ -24,6 +24,9 @@ pub trait Format: Debug + Send + Sync {
 
     /// How to check it, if there is anything to check.
     fn checkable(&self) -> Option<&dyn CheckableFormat>;
+
+    /// How to repair it, if we can.
+    fn repairable(&self) -> Option<&dyn RepairableFormat>;
 
     /// How to read its internal snapshots, if it has any.
     fn snapshots(&self) -> Option<&dyn SnapshotFormat>;

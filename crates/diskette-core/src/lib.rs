@@ -36,7 +36,7 @@ mod writer;
 
 pub use cache::TableCache;
 pub use chain::{Chain, Layer};
-pub use check::{CheckReport, CheckableFormat, Finding, Severity};
+pub use check::{CheckReport, CheckableFormat, Finding, Repair, RepairableFormat, Severity};
 pub use error::{Claim, Error, Result};
 pub use extent::{Extent, ExtentKind, HostOffset};
 pub use field::Field;

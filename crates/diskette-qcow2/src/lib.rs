@@ -44,8 +44,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, Result, SnapshotFormat, Storage,
-    WritableFormat,
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
+    SnapshotFormat, Storage, WritableFormat,
 };
 use zerocopy::FromBytes;
 
@@ -79,6 +79,10 @@ impl Format for Qcow2 {
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {
         Some(self)
+    }
+
+    fn repairable(&self) -> Option<&dyn RepairableFormat> {
+        None
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {

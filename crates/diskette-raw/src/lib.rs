@@ -14,8 +14,8 @@ mod writer;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, Result, SnapshotFormat, Storage,
-    WritableFormat,
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
+    SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -43,6 +43,10 @@ impl Format for Raw {
     }
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {
+        None
+    }
+
+    fn repairable(&self) -> Option<&dyn RepairableFormat> {
         None
     }
 

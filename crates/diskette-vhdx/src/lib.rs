@@ -37,8 +37,8 @@ mod survey;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, Result, SnapshotFormat, Storage,
-    WritableFormat,
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
+    SnapshotFormat, Storage, WritableFormat,
 };
 
 use crate::image::Image;
@@ -91,6 +91,10 @@ impl Format for Vhdx {
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {
         Some(self)
+    }
+
+    fn repairable(&self) -> Option<&dyn RepairableFormat> {
+        None
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {

@@ -33,8 +33,8 @@ mod stream;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, Result, SnapshotFormat, Storage,
-    WritableFormat,
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
+    SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -63,6 +63,10 @@ impl Format for Vmdk {
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {
         Some(self)
+    }
+
+    fn repairable(&self) -> Option<&dyn RepairableFormat> {
+        None
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {

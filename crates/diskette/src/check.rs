@@ -1,8 +1,10 @@
-//! Whether an image on the host's disk is consistent.
+//! Whether an image on the host's disk is consistent; and making it so.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use diskette_core::{CheckReport, Error, OpenOptions, Result};
+use diskette_core::{CheckReport, Error, OpenOptions, Repair, Result};
+use diskette_storage::FileStorageMut;
 
 use crate::open::storage;
 use crate::registry;
@@ -15,5 +17,22 @@ pub fn check(path: impl AsRef<Path>, options: &OpenOptions) -> Result<(&'static 
         return Err(Error::unsupported(format.name(), "checking"));
     };
     let report = checkable.check(storage, &options.context())?;
+    Ok((format.name(), report))
+}
+
+/// Mends the image at `path` in place as far as `what` allows. Gives the format's name, and what was found and mended;
+/// [`check`] tells what is left.
+pub fn repair(
+    path: impl AsRef<Path>,
+    what: Repair,
+    options: &OpenOptions,
+) -> Result<(&'static str, CheckReport)> {
+    let storage = FileStorageMut::open(&path)?;
+    storage.lock()?;
+    let format = registry().choose(&options.format, &storage)?;
+    let Some(repairable) = format.repairable() else {
+        return Err(Error::unsupported(format.name(), "repairing"));
+    };
+    let report = repairable.repair(Arc::new(storage), what, &options.context())?;
     Ok((format.name(), report))
 }

@@ -29,7 +29,7 @@
 //! | convert | [`Conversion`] |
 //! | make an image without data | [`create`] |
 //! | see what is allocated where | [`map`](map()) |
-//! | find what is inconsistent | [`check`](check()) |
+//! | find what is inconsistent, and mend it | [`check`](check()), [`repair`] |
 //! | know how large a new image will be | [`measure`] |
 //! | compare two disks | [`engine::compare`] |
 //! | add a format of one's own | [`registry`], [`core::Registry`], [`core::Format`] |
@@ -84,7 +84,7 @@ pub use diskette_core as core;
 /// Where host bytes lie, and who may open which file.
 pub use diskette_storage as storage;
 
-pub use check::check;
+pub use check::{check, repair};
 pub use formats::registry;
 pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};

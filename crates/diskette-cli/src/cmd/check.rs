@@ -1,18 +1,18 @@
-//! `diskette check`: whether an image is consistent.
+//! `diskette check`: whether an image is consistent; and making it so.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
-use diskette::core::{CheckReport, Error};
+use clap::{Args, ValueEnum};
+use diskette::core::{CheckReport, Error, OpenOptions, Repair};
 use serde_json::{Map, Value as Json};
 
 use crate::args::{Opening, Output};
 use crate::failure::{Failure, Outcome};
 use crate::{human, json};
 
-/// Check an image's consistency; the image is not changed
+/// Check an image's consistency; without -r, the image is not changed
 ///
 /// Exit status: 0 if nothing is wrong, 1 if the check could not be done, 2 if data may be lost or wrong, 3 if only
 /// space is lost, 63 if the format has nothing to be checked.
@@ -20,7 +20,8 @@ use crate::{human, json};
 #[command(after_help = "\
 Examples:
   diskette check disk.qcow2
-  diskette check --output=json disk.vmdk")]
+  diskette check --output=json disk.vmdk
+  diskette check -r all disk.qcow2")]
 pub(crate) struct Check {
     /// The image
     filename: PathBuf,
@@ -29,9 +30,9 @@ pub(crate) struct Check {
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
 
-    /// Repairing is not supported yet: with this option nothing is done
-    #[arg(short, long, value_name = "leaks|all")]
-    repair: Option<String>,
+    /// Mend what is wrong, in place
+    #[arg(short, long, value_enum, value_name = "WHAT")]
+    repair: Option<What>,
 
     /// Accepted for qemu-img's sake
     #[arg(short = 'T', long, value_name = "CACHE")]
@@ -49,20 +50,29 @@ pub(crate) struct Check {
     opening: Opening,
 }
 
+/// What a repair may touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Space that is lost; no guest data can change
+    Leaks,
+    /// All that can be mended
+    All,
+}
+
 const CORRUPT: u8 = 2;
 const LEAKING: u8 = 3;
 const NO_CHECK: u8 = 63;
 
 pub(crate) fn run(args: &Check) -> Outcome {
-    if args.repair.is_some() {
-        return Err(Failure::new("repairing is not supported yet").with_code(NO_CHECK));
-    }
     let options = args.opening.options(args.format.as_deref())?;
+    let mended = args.repair.map(|what| repair(args, what, &options));
+    let mended = mended.transpose()?;
     let checked = diskette::check(&args.filename, &options);
-    let (format, report) = checked.map_err(|error| match error {
-        Error::Unsupported { .. } => Failure::from(error).with_code(NO_CHECK),
-        _ => Failure::from(error),
-    })?;
+    let (format, mut report) = checked.map_err(no_check)?;
+    if let Some(mended) = mended {
+        report.corruptions_fixed = mended.corruptions_fixed;
+        report.leaks_fixed = mended.leaks_fixed;
+    }
     for finding in &report.findings {
         eprintln!("{}", human::plain(&finding.text));
     }
@@ -78,6 +88,39 @@ pub(crate) fn run(args: &Check) -> Outcome {
         out.flush()?;
     }
     Ok(ExitCode::from(exit_code(&report)))
+}
+
+/// Mends the image, and tells what was wrong; what is still wrong is told by the check that follows.
+fn repair(args: &Check, what: What, options: &OpenOptions) -> Result<CheckReport, Failure> {
+    let what = match what {
+        What::Leaks => Repair::Leaks,
+        What::All => Repair::All,
+    };
+    let repaired = diskette::repair(&args.filename, what, options);
+    let (_, report) = repaired.map_err(no_check)?;
+    if report.corruptions_fixed + report.leaks_fixed == 0 {
+        return Ok(report);
+    }
+    for finding in &report.findings {
+        eprintln!("{}", human::plain(&finding.text));
+    }
+    if args.output == Output::Human && !args.quiet {
+        writeln!(
+            io::stdout(),
+            "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\n\
+             Double checking the fixed image now...",
+            report.leaks_fixed,
+            report.corruptions_fixed
+        )?;
+    }
+    Ok(report)
+}
+
+fn no_check(error: Error) -> Failure {
+    match error {
+        Error::Unsupported { .. } => Failure::from(error).with_code(NO_CHECK),
+        _ => Failure::from(error),
+    }
 }
 
 fn exit_code(report: &CheckReport) -> u8 {
@@ -100,6 +143,8 @@ fn object(name: String, format: &str, report: &CheckReport) -> Json {
     put("total-clusters", report.total_granules);
     put("corruptions", report.corruptions);
     put("leaks", report.leaks);
+    put("corruptions-fixed", report.corruptions_fixed);
+    put("leaks-fixed", report.leaks_fixed);
     put("fragmented-clusters", report.fragmented_granules);
     put("allocated-clusters", report.allocated_granules);
     put("compressed-clusters", report.compressed_granules);
