@@ -147,7 +147,7 @@ pub(crate) fn backing(
     let target = file.map(str::to_owned).or(also_file);
     let format = format.map(str::to_owned).or(also_format);
     match (target.filter(|name| !name.is_empty()), format) {
-        (Some(target), Some(format)) => Ok(Some(BackingImage { target, format })),
+        (Some(target), Some(format)) => Ok(Some(BackingImage::new(target, format))),
         (Some(_), None) => Err(Failure::new(
             "the format of the backing image must be named too, with -F",
         )),
@@ -252,11 +252,18 @@ impl Opening {
         folders.try_fold(FolderResolver::new(), FolderResolver::allow)
     }
 
-    /// The size of the disk below the new image at `path`. The user has named it: it is opened wherever it is.
-    pub(crate) fn backing_size(&self, path: &Path, backing: &BackingImage) -> Result<u64, Failure> {
+    /// The size of the disk below the new image at `path`; `backing` learns what that image says of itself. The user has
+    /// named it: it is opened wherever it is.
+    pub(crate) fn backing_size(
+        &self,
+        path: &Path,
+        backing: &mut BackingImage,
+    ) -> Result<u64, Failure> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let below = folder.join(&backing.target);
         let options = self.options(Some(&backing.format))?;
-        Ok(diskette::inspect(&below, options)?.info.size)
+        let info = diskette::inspect(&below, options)?.info;
+        backing.identity = info.identity;
+        Ok(info.size)
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diskette_convert::{CompareOptions, Comparison, ConvertOptions, compare, convert};
-use diskette_core::{Format, NewImage, OpenOptions, Opened, WritableFormat};
+use diskette_core::{Format, NewImage, NoParts, OpenOptions, Opened, WritableFormat};
 use diskette_raw::Raw;
 use diskette_storage::{FileStorage, NewFile};
 use diskette_testkit::{Tool, qemu_img};
@@ -22,7 +22,7 @@ fn convert_raw(from: &Path, to: &Path, sparse_size: u64) {
     let source = open_raw(from).reader;
     let file = NewFile::create(to).unwrap();
     let what = NewImage::new(source.size());
-    let image = Raw.create(file.storage(), &what).unwrap();
+    let image = Raw.create(file.storage(), &NoParts, &what).unwrap();
     let mut options = ConvertOptions::default();
     options.sparse_size = sparse_size;
     convert(&*source, image, &options).unwrap();

@@ -51,5 +51,6 @@ pub use storage::{Run, RunKind, Storage, StorageExt, StorageMut};
 pub use table::Table;
 pub use units::{GIB, KIB, MIB, SECTOR, TIB, round_down, round_up};
 pub use writer::{
-    BackingImage, BlockWriter, ImageWriter, Measure, NewImage, Packed, Packer, WritableFormat,
+    BackingImage, BlockWriter, ImageWriter, Measure, NewImage, NewParts, NoParts, Packed, Packer,
+    WritableFormat,
 };

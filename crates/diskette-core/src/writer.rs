@@ -1,9 +1,12 @@
 //! Making images, and changing them.
 
 use std::fmt::Debug;
+use std::io;
 use std::sync::Arc;
 
-use crate::{BitmapInfo, BlockReader, OpenContext, OptionSpec, Options, Result, StorageMut};
+use crate::{
+    BitmapInfo, BlockReader, Error, Identity, OpenContext, OptionSpec, Options, Result, StorageMut,
+};
 
 /// How a format is written.
 pub trait WritableFormat: Send + Sync {
@@ -19,8 +22,14 @@ pub trait WritableFormat: Send + Sync {
     /// The unit in which [`measure`](Self::measure) wants its data counted, in bytes.
     fn granule_size(&self, what: &NewImage) -> Result<u64>;
 
-    /// A new image, to be filled in guest order. What `to` held before is lost.
-    fn create(&self, to: Arc<dyn StorageMut>, what: &NewImage) -> Result<Box<dyn ImageWriter>>;
+    /// A new image, to be filled in guest order. What `to` held before is lost. An image that takes several files makes
+    /// the others by `parts`.
+    fn create(
+        &self,
+        to: Arc<dyn StorageMut>,
+        parts: &dyn NewParts,
+        what: &NewImage,
+    ) -> Result<Box<dyn ImageWriter>>;
 
     /// An image that exists, to be written anywhere. `below` is what its holes show.
     fn edit(
@@ -29,6 +38,26 @@ pub trait WritableFormat: Send + Sync {
         below: Option<Arc<dyn BlockReader>>,
         cx: &OpenContext<'_>,
     ) -> Result<Box<dyn BlockWriter>>;
+}
+
+/// Makes the other files of a new image: the parts beside the file by whose name it is known.
+pub trait NewParts: Debug + Send + Sync {
+    /// A file without bytes yet, that is to have this name, in the folder of the image's own.
+    fn create(&self, name: &str) -> Result<Arc<dyn StorageMut>>;
+}
+
+/// Makes no other files: the image has to be one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoParts;
+
+impl NewParts for NoParts {
+    fn create(&self, name: &str) -> Result<Arc<dyn StorageMut>> {
+        Err(Error::File {
+            op: "create",
+            path: name.to_owned(),
+            source: io::Error::other("the image can have one file only here"),
+        })
+    }
 }
 
 /// What a new image is to be.
@@ -82,11 +111,26 @@ impl NewImage {
 
 /// A backing image, as a new overlay is to name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BackingImage {
     /// The name that the overlay will bear.
     pub target: String,
     /// The format that the overlay will name.
     pub format: String,
+    /// What the backing image says of itself ([`ImageInfo::identity`](crate::ImageInfo::identity)), for overlays that
+    /// note it down. Empty if it was not opened.
+    pub identity: Vec<Identity>,
+}
+
+impl BackingImage {
+    /// The image of this name and format, of which no more is known.
+    pub fn new(target: impl Into<String>, format: impl Into<String>) -> Self {
+        Self {
+            target: target.into(),
+            format: format.into(),
+            identity: Vec::new(),
+        }
+    }
 }
 
 /// How large an image will be, in bytes.

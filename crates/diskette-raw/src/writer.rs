@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, OpenContext,
+    BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, NewParts, OpenContext,
     OptionSpec, Packed, Packer, Result, SECTOR, StorageExt, StorageMut, WritableFormat, round_up,
 };
 
@@ -62,7 +62,12 @@ impl WritableFormat for Raw {
         Ok(SECTOR)
     }
 
-    fn create(&self, to: Arc<dyn StorageMut>, what: &NewImage) -> Result<Box<dyn ImageWriter>> {
+    fn create(
+        &self,
+        to: Arc<dyn StorageMut>,
+        _parts: &dyn NewParts,
+        what: &NewImage,
+    ) -> Result<Box<dyn ImageWriter>> {
         let Plan {
             size,
             preallocation,
@@ -258,14 +263,14 @@ impl BlockWriter for Editor {
 
 #[cfg(test)]
 mod tests {
-    use diskette_core::{BlockReaderExt, OpenOptions};
+    use diskette_core::{BlockReaderExt, NoParts, OpenOptions};
     use diskette_storage::MemoryStorage;
 
     use super::*;
 
     fn create(what: &NewImage) -> Result<Vec<u8>> {
         let memory = Arc::new(MemoryStorage::new(vec![9; 4096]));
-        let mut writer = Raw.create(memory.clone(), what)?;
+        let mut writer = Raw.create(memory.clone(), &NoParts, what)?;
         let at = writer.place(0, Packed::Plain, 512)?.unwrap();
         writer.storage().write_at(&[1; 512], at).unwrap();
         assert_eq!(writer.place(65536, Packed::Zero, 512)?, None);

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, BlockReaderExt, ExtentKind, Format, NewImage, OpenOptions, Packed, Run, Storage,
-    StorageMut, WritableFormat,
+    BlockReader, BlockReaderExt, ExtentKind, Format, NewImage, NoParts, OpenOptions, Packed, Run,
+    Storage, StorageMut, WritableFormat,
 };
 use diskette_raw::Raw;
 use diskette_storage::{FileStorage, MemoryStorage, NewFile};
@@ -106,7 +106,7 @@ fn what_is_written_is_what_qemu_makes() {
 
 fn write(disk: &dyn BlockReader, what: &NewImage, path: &Path) {
     let file = NewFile::create(path).unwrap();
-    let mut writer = Raw.create(file.storage(), what).unwrap();
+    let mut writer = Raw.create(file.storage(), &NoParts, what).unwrap();
     let packer = writer.packer();
     let chunk_size = u64::from(packer.chunk_size());
     for offset in (0..disk.size()).step_by(65536) {
@@ -142,7 +142,11 @@ fn options_are_told_as_they_were_given() {
 fn a_device_is_zeroed_where_nothing_is_stored_and_must_be_large_enough() {
     let device = Arc::new(Device(MemoryStorage::new(vec![9; 256 << 10])));
     let mut writer = Raw
-        .create(Arc::clone(&device) as _, &NewImage::new(128 << 10))
+        .create(
+            Arc::clone(&device) as _,
+            &NoParts,
+            &NewImage::new(128 << 10),
+        )
         .unwrap();
     let at = writer.place(65536, Packed::Plain, 65536).unwrap().unwrap();
     writer.storage().write_at(&[1; 65536], at).unwrap();
@@ -153,7 +157,7 @@ fn a_device_is_zeroed_where_nothing_is_stored_and_must_be_large_enough() {
     assert!(bytes[65536..131_072].iter().all(|byte| *byte == 1));
     assert!(bytes[131_072..].iter().all(|byte| *byte == 9));
 
-    let small = Raw.create(device, &NewImage::new((256 << 10) + 512));
+    let small = Raw.create(device, &NoParts, &NewImage::new((256 << 10) + 512));
     assert!(
         small
             .unwrap_err()

@@ -5,6 +5,7 @@
 //! | [`FileStorage`] | a file or block device, read by position |
 //! | [`FileStorageMut`] | the same, to be written |
 //! | [`NewFile`] | a file that appears under its name when it is whole, or not at all |
+//! | [`NewFiles`] | several such files: all of them appear, or none |
 //! | [`MemoryStorage`] | bytes in memory |
 //! | [`SubStorage`] | a part of another storage |
 //! | [`UnsyncedStorage`] | another storage, never synced |
@@ -23,6 +24,7 @@ mod memory;
 #[cfg(feature = "mmap")]
 mod mmap;
 mod new_file;
+mod new_files;
 mod sub;
 mod unsynced;
 
@@ -33,5 +35,6 @@ pub use memory::MemoryStorage;
 #[cfg(feature = "mmap")]
 pub use mmap::MappedStorage;
 pub use new_file::NewFile;
+pub use new_files::NewFiles;
 pub use sub::SubStorage;
 pub use unsynced::UnsyncedStorage;

@@ -82,7 +82,20 @@ impl NewFile {
             .map_err(|source| failed("finish", self.target.display().to_string(), source))
     }
 
-    fn put_in_place(&self, sync: bool) -> io::Result<()> {
+    /// Undoes [`put_in_place`](Self::put_in_place), unless another file was replaced.
+    pub(crate) fn take_back(&self) {
+        if self.replaced.is_none() && !self.is_on_device() {
+            // There is another error to tell.
+            let _ = fs::remove_file(&self.target);
+        }
+    }
+
+    /// Whether it is a block device, and not a file.
+    pub(crate) fn is_on_device(&self) -> bool {
+        self.storage.is_device()
+    }
+
+    pub(crate) fn put_in_place(&self, sync: bool) -> io::Result<()> {
         if let Some(replaced) = &self.replaced {
             take_over(replaced, self.storage.file())?;
         }

@@ -48,7 +48,7 @@
 //! # let folder = tempfile::tempdir()?;
 //! # let (base, overlay) = (bases.path().join("base.qcow2"), folder.path().join("overlay.qcow2"));
 //! # diskette::create(&base, "qcow2", &diskette::core::NewImage::new(1 << 20))?;
-//! # let backing = diskette::core::BackingImage { target: base.display().to_string(), format: "qcow2".to_owned() };
+//! # let backing = diskette::core::BackingImage::new(base.display().to_string(), "qcow2");
 //! # diskette::create(&overlay, "qcow2", &diskette::core::NewImage::new(1 << 20).with_backing(backing))?;
 //! assert!(diskette::open(&overlay).is_err(), "its backing image is elsewhere");
 //!

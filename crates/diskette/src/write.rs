@@ -10,7 +10,7 @@ use diskette_core::{
     BackingImage, BlockReader, Chain, Error, Measure, NewImage, OpenOptions, Result, StorageMut,
     WritableFormat,
 };
-use diskette_storage::{FileStorage, FileStorageMut, NewFile, UnsyncedStorage};
+use diskette_storage::{FileStorageMut, NewFiles, UnsyncedStorage};
 
 use crate::registry;
 
@@ -89,16 +89,16 @@ impl<'a> Conversion<'a> {
         self
     }
 
-    /// Writes the image. Under the name `path` there is a whole image afterwards, or what was there before.
+    /// Writes the image. Under the name `path` there is a whole image afterwards, or what was there before; the
+    /// other files of an image that takes several appear beside it.
     pub fn write(&self, source: &dyn BlockReader, path: impl AsRef<Path>) -> Result<()> {
         let mut image = self.image.clone();
         image.size = source.size();
         let format = writable(&self.format)?;
-        expect_unused(&path)?;
-        let file = NewFile::create(path)?;
-        let writer = format.create(file.storage(), &image)?;
+        let files = NewFiles::create(path)?;
+        let writer = format.create(files.storage(), &files, &image)?;
         convert(source, writer, &self.engine)?;
-        file.commit(self.sync)
+        files.commit(self.sync)
     }
 
     /// Writes into the image at `path`, which is there already. What its disk has beyond the source's stays.
@@ -128,10 +128,9 @@ impl<'a> Conversion<'a> {
 /// Makes a new image without data at `path`. What was there before is replaced when the image is whole.
 pub fn create(path: impl AsRef<Path>, format: &str, image: &NewImage) -> Result<()> {
     let format = writable(format)?;
-    expect_unused(&path)?;
-    let file = NewFile::create(path)?;
-    format.create(file.storage(), image)?.finish()?;
-    file.commit(false)
+    let files = NewFiles::create(path)?;
+    format.create(files.storage(), &files, image)?.finish()?;
+    files.commit(false)
 }
 
 /// How large an image will be that holds `source`, or a disk without data of `image.size` bytes.
@@ -157,12 +156,6 @@ pub fn writable(format: &str) -> Result<&'static dyn WritableFormat> {
     format
         .writable()
         .ok_or_else(|| Error::unsupported(format.name(), "writing"))
-}
-
-/// That no program of QEMU's writes the file that is to be replaced, if there is one.
-fn expect_unused(path: impl AsRef<Path>) -> Result<()> {
-    // What cannot be opened for reading is told when it is written.
-    FileStorage::open(path).map_or(Ok(()), |file| file.lock())
 }
 
 /// That `target` is none of the files that the sources are read from.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use diskette::core::{FormatChoice, NewImage, OpenOptions, Opened, Storage, StorageMut};
+use diskette::core::{FormatChoice, NewImage, NoParts, OpenOptions, Opened, Storage, StorageMut};
 use diskette::engine::{Control, ConvertOptions, convert};
 use diskette::storage::MemoryStorage;
 use diskette_testkit::{Content, check_reader_against, qemu_img};
@@ -73,7 +73,9 @@ fn converted(source: &[u8], image: &NewImage, threads: usize) -> Vec<u8> {
     let to = Arc::new(MemoryStorage::new(Vec::new()));
     let target = Arc::clone(&to) as Arc<dyn StorageMut>;
     let writable = diskette::writable("qcow2").expect("QCOW2 is written");
-    let target = writable.create(target, &image).expect("a sound geometry");
+    let target = writable
+        .create(target, &NoParts, &image)
+        .expect("a sound geometry");
     let mut options = ConvertOptions::default();
     let mut control = Control::default();
     control.threads = Some(threads);

@@ -145,8 +145,8 @@ impl Convert {
         }
         let mut conversion = Conversion::to(&self.target_format);
         let (file, format) = (self.backing.as_deref(), self.backing_format.as_deref());
-        if let Some(backing) = backing(file, format, &mut options)? {
-            let size = self.opening.backing_size(target, &backing)?;
+        if let Some(mut backing) = backing(file, format, &mut options)? {
+            let size = self.opening.backing_size(target, &mut backing)?;
             conversion = conversion.over(backing, size);
         }
         conversion.image.compress = self.compress;

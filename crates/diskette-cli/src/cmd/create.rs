@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Create) -> Outcome {
         return Err(Failure::new("the name of the new image is missing"));
     };
     let mut options = args.options.parse()?;
-    let backing = backing(
+    let mut backing = backing(
         args.backing.as_deref(),
         args.backing_format.as_deref(),
         &mut options,
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Create) -> Outcome {
         Some(size) => Some(size),
         None => options.take_size()?,
     };
-    let below = match &backing {
+    let below = match &mut backing {
         Some(backing) if !args.backing_unsafe => Some(args.opening.backing_size(path, backing)?),
         Some(_) | None => None,
     };

@@ -14,8 +14,8 @@ mod tables;
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, BlockWriter, ImageWriter, Measure, NewImage, OpenContext, OptionSpec, Result,
-    StorageMut, WritableFormat,
+    BlockReader, BlockWriter, ImageWriter, Measure, NewImage, NewParts, OpenContext, OptionSpec,
+    Result, StorageMut, WritableFormat,
 };
 
 use crate::Qcow2;
@@ -40,7 +40,12 @@ impl WritableFormat for Qcow2 {
         Ok(Settings::new(what)?.geometry.cluster_size())
     }
 
-    fn create(&self, to: Arc<dyn StorageMut>, what: &NewImage) -> Result<Box<dyn ImageWriter>> {
+    fn create(
+        &self,
+        to: Arc<dyn StorageMut>,
+        _parts: &dyn NewParts,
+        what: &NewImage,
+    ) -> Result<Box<dyn ImageWriter>> {
         Ok(Box::new(Layout::new(to, Settings::new(what)?)?))
     }
 

@@ -360,10 +360,7 @@ fn backing(what: &NewImage) -> Result<Option<BackingImage>> {
             return Err(invalid("backing_file", "given twice"));
         }
         (Some(backing), None, None) => backing.clone(),
-        (None, Some(target), Some(format)) => BackingImage {
-            target: target.to_owned(),
-            format: format.to_owned(),
-        },
+        (None, Some(target), Some(format)) => BackingImage::new(target, format),
         (None, Some(_), None) => return Err(invalid("backing_file", "needs backing_fmt")),
         (None, None, Some(_)) => return Err(invalid("backing_fmt", "needs backing_file")),
         (None, None, None) => return Ok(None),

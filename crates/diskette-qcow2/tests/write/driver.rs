@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diskette_core::{Format, NewImage, Packed, Result, StorageMut, WritableFormat};
+use diskette_core::{Format, NewImage, NoParts, Packed, Result, StorageMut, WritableFormat};
 use diskette_qcow2::Qcow2;
 use diskette_storage::MemoryStorage;
 use diskette_testkit::{Rng, Tool};
@@ -20,7 +20,7 @@ pub(crate) fn write_to(
     disk: &[u8],
     is_hole: impl Fn(u64) -> bool,
 ) -> Result<()> {
-    let mut writer = format().create(to, what)?;
+    let mut writer = format().create(to, &NoParts, what)?;
     let packer = writer.packer();
     let storage = writer.storage();
     let mut out = Vec::new();

@@ -4,8 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use diskette_core::{
     BackingImage, BlockReader, BlockReaderExt, BlockWriter, CheckReport, Extent, ExtentKind,
-    Format, HostOffset, Limits, MIB, NewImage, NoReferences, OpenContext, Options, Result, Storage,
-    StorageMut,
+    Format, HostOffset, Limits, MIB, NewImage, NoParts, NoReferences, OpenContext, Options, Result,
+    Storage, StorageMut,
 };
 use diskette_qcow2::Qcow2;
 use diskette_storage::MemoryStorage;
@@ -74,10 +74,7 @@ fn start(options: &str, compress: bool, below: bool, size: usize) -> Start {
     let is_hole = |offset: u64| offset / 100_000 % 2 == 1;
     let mut disk = own.clone();
     let base = if below {
-        what = what.with_backing(BackingImage {
-            target: "base.raw".to_owned(),
-            format: "raw".to_owned(),
-        });
+        what = what.with_backing(BackingImage::new("base.raw", "raw"));
         vec![0x55; 2 * size / 3]
     } else {
         Vec::new()
@@ -85,7 +82,11 @@ fn start(options: &str, compress: bool, below: bool, size: usize) -> Start {
     let memory = Arc::new(MemoryStorage::default());
     let chunk = {
         let to = Arc::new(MemoryStorage::default());
-        format().create(to, &what).unwrap().packer().chunk_size()
+        format()
+            .create(to, &NoParts, &what)
+            .unwrap()
+            .packer()
+            .chunk_size()
     };
     let to = Arc::clone(&memory) as Arc<dyn StorageMut>;
     write_to(to, &what, &own, is_hole).unwrap();

@@ -1,6 +1,6 @@
 //! Bytes that any writer must produce, or that ours does on purpose.
 
-use diskette_core::{NewImage, Packed};
+use diskette_core::{NewImage, NoParts, Packed};
 use diskette_testkit::qemu_img;
 
 use crate::driver::{Folder, format, image_of, mixed_disk};
@@ -69,7 +69,7 @@ fn streams_are_packed_back_to_back_across_clusters() {
         .compressed()
         .with_option("cluster_size", "4k");
     let memory = std::sync::Arc::new(diskette_storage::MemoryStorage::default());
-    let mut writer = format().create(memory, &what).unwrap();
+    let mut writer = format().create(memory, &NoParts, &what).unwrap();
     let mut place = |cluster: u64, packed, len| writer.place(cluster * 4096, packed, len).unwrap();
     assert_eq!(place(0, Packed::Compressed, 3000), Some(4096));
     assert_eq!(place(1, Packed::Compressed, 3000), Some(4096 + 3000));
@@ -91,7 +91,7 @@ fn no_more_streams_share_a_cluster_than_a_refcount_can_count() {
             .with_option("cluster_size", "4k")
             .with_option("refcount_bits", bits);
         let memory = std::sync::Arc::new(diskette_storage::MemoryStorage::default());
-        let mut writer = format().create(memory, &what).unwrap();
+        let mut writer = format().create(memory, &NoParts, &what).unwrap();
         let places = [0, 1, 2, 3].map(|cluster| {
             let place = writer.place(cluster * 4096, Packed::Compressed, 10);
             place.unwrap().unwrap()
@@ -103,7 +103,9 @@ fn no_more_streams_share_a_cluster_than_a_refcount_can_count() {
 #[test]
 fn a_chunk_outside_of_the_disk_is_refused() {
     let memory = std::sync::Arc::new(diskette_storage::MemoryStorage::default());
-    let mut writer = format().create(memory, &NewImage::new(100_000)).unwrap();
+    let mut writer = format()
+        .create(memory, &NoParts, &NewImage::new(100_000))
+        .unwrap();
     assert!(writer.place(0, Packed::Plain, 65536).is_ok());
     assert!(writer.place(65536, Packed::Plain, 65537).is_err());
     assert!(writer.place(131_072, Packed::Plain, 512).is_err());

@@ -167,10 +167,8 @@ fn overlays_show_what_they_leave_open_and_hide_what_they_zero() {
         &[("cluster_size", "512"), ("refcount_bits", "1")],
     ] {
         for compress in [false, true] {
-            let mut what = NewImage::new(size as u64).with_backing(BackingImage {
-                target: "base.raw".to_owned(),
-                format: "raw".to_owned(),
-            });
+            let mut what =
+                NewImage::new(size as u64).with_backing(BackingImage::new("base.raw", "raw"));
             for (name, value) in options {
                 what = what.with_option(name, value);
             }

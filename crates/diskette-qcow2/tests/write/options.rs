@@ -1,6 +1,6 @@
 //! Options: the same as qemu-img's, in words and in numbers.
 
-use diskette_core::{BackingImage, NewImage};
+use diskette_core::{BackingImage, NewImage, NoParts};
 use diskette_testkit::qemu_img;
 
 use crate::driver::{Folder, format};
@@ -50,10 +50,7 @@ fn settled_options_are_told_as_qemu_img_tells_them() {
 
 #[test]
 fn a_backing_image_may_stand_among_the_options_or_beside_them() {
-    let backing = BackingImage {
-        target: "base".to_owned(),
-        format: "vmdk".to_owned(),
-    };
+    let backing = BackingImage::new("base", "vmdk");
     let beside = NewImage::new(512).with_backing(backing);
     let among = with(512, "backing_file=base,backing_fmt=vmdk");
     assert_eq!(told(&beside), told(&among));
@@ -166,7 +163,7 @@ fn what_cannot_be_is_refused_by_the_name_of_the_option() {
         &format!("cluster_size=512,backing_file={name},backing_fmt=raw"),
     );
     let memory = std::sync::Arc::new(diskette_storage::MemoryStorage::default());
-    assert!(format().create(memory, &long).is_err());
+    assert!(format().create(memory, &NoParts, &long).is_err());
 }
 
 #[test]
