@@ -16,13 +16,16 @@
 //! An image is not to be trusted. What it says passes through a [`Field`] before it is used, costs no more than
 //! [`Limits`] allow, and any other file it names is opened by a [`Resolver`], or not at all.
 
+mod blocks;
 mod cache;
 mod chain;
 mod check;
 mod error;
 mod extent;
 mod field;
+mod fingerprint;
 mod format;
+mod in_place;
 mod info;
 mod limits;
 mod open;
@@ -34,13 +37,16 @@ mod table;
 mod units;
 mod writer;
 
+pub use blocks::{PlacedBlocks, write_entries};
 pub use cache::TableCache;
 pub use chain::{Chain, Layer};
 pub use check::{CheckReport, CheckableFormat, Finding, Repair, RepairableFormat, Severity};
 pub use error::{Claim, Error, Result};
 pub use extent::{Extent, ExtentKind, HostOffset};
 pub use field::Field;
+pub use fingerprint::{Fingerprint, NewId, PlainPacker};
 pub use format::{Ends, Format, Match, OpenContext, Opened, SnapshotFormat};
+pub use in_place::InPlace;
 pub use info::{BitmapInfo, Details, Identity, ImageInfo, SnapshotInfo, Value};
 pub use limits::Limits;
 pub use open::{FormatChoice, OpenOptions, Registry};
