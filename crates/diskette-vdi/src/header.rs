@@ -26,6 +26,7 @@ pub(crate) struct Header {
     pub data_offset: u64,
     pub image: Uuid,
     pub modification: Uuid,
+    pub modification_offset: u64,
     pub parent: Option<Parent>,
     pub warnings: Vec<String>,
 }
@@ -139,6 +140,7 @@ impl Header {
             data_offset: raw.data_offset.get().into(),
             image: Uuid::from_bytes_le(raw.image_uuid),
             modification: Uuid::from_bytes_le(raw.modification_uuid),
+            modification_offset: 408,
             parent,
             warnings: Vec::new(),
         };
@@ -164,6 +166,7 @@ impl Header {
             data_offset: MAP_OFFSET + 4 * block_count, // a 32-bit count: no overflow
             image: Uuid::from_bytes_le(raw.image_uuid),
             modification: Uuid::from_bytes_le(raw.modification_uuid),
+            modification_offset: 388,
             parent: uuid(raw.parent_uuid).map(|image| Parent {
                 image,
                 modification: None,
@@ -257,8 +260,8 @@ fn field(name: &'static str, offset: u64, value: impl Into<u64>) -> Field {
 
 fn kind(image_type: u32, offset: u64) -> Result<Kind> {
     match image_type {
-        1 => Ok(Kind::Dynamic),
-        2 => Ok(Kind::Static),
+        spec::TYPE_DYNAMIC => Ok(Kind::Dynamic),
+        spec::TYPE_STATIC => Ok(Kind::Static),
         3 | 4 => Ok(Kind::Differencing),
         other => Err(field("header.image_type", offset, other).malformed("not within 1 to 4")),
     }

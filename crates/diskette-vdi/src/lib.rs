@@ -1,11 +1,12 @@
-//! VDI, VirtualBox's own disk images, for reading.
+//! VDI, VirtualBox's own disk images.
 //!
-//! | what | read |
-//! | --- | --- |
-//! | dynamic, static | yes |
-//! | differencing, undo | yes, over a parent that is found by its UUID |
-//! | header versions 1.1 and 0.2 (before VirtualBox 1.0) | yes |
-//! | block sizes from 512 bytes to 256 MiB, extra bytes before each block | yes |
+//! | what | read | made | changed |
+//! | --- | --- | --- | --- |
+//! | dynamic | yes | yes | no |
+//! | static | yes | yes | yes |
+//! | differencing, undo | yes, over a parent that is found by its UUID | no | no |
+//! | header versions 1.1 and 0.2 (before VirtualBox 1.0) | yes | 1.1 | yes |
+//! | block sizes from 512 bytes to 256 MiB, extra bytes before each block | yes | 1 MiB, none | yes |
 //!
 //! One file: a header, a map of 32-bit block numbers, and blocks of equal size in any order. No checksums, no
 //! compression. Read [`spec`](self) for the bytes, `map` for the way from a guest offset to a host offset.
@@ -15,6 +16,7 @@ mod header;
 mod map;
 mod reader;
 mod spec;
+mod write;
 
 use std::sync::Arc;
 
@@ -49,7 +51,7 @@ impl Format for Vdi {
     }
 
     fn writable(&self) -> Option<&dyn WritableFormat> {
-        None
+        Some(self)
     }
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {

@@ -1,7 +1,7 @@
 //! The bytes, as VirtualBox's headers draw them. Little-endian; UUIDs in mixed-endian order. No logic.
 
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Where [`SIGNATURE`] lies. The 64 bytes of text before it are free.
 pub(crate) const SIGNATURE_OFFSET: usize = 64;
@@ -19,7 +19,7 @@ pub(crate) const BLOCK_FREE: u32 = 0xffff_ffff;
 pub(crate) const BLOCK_ZERO: u32 = 0xffff_fffe;
 
 /// What every version begins with.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct PreHeader {
     /// Free text.
@@ -32,7 +32,7 @@ pub(crate) struct PreHeader {
 const _: () = assert!(size_of::<PreHeader>() == 72);
 
 /// Version 1.1, from byte 72 on.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct Header11 {
     /// Bytes of the header, counted from here.
@@ -73,6 +73,17 @@ pub(crate) struct Header11 {
     pub parent_modification_uuid: [u8; 16],
 }
 const _: () = assert!(size_of::<Header11>() == 456 - 72);
+
+/// Version 1.1 where `header_size` is [`HEADER_SIZE_LCHS`], from byte 456 on: cylinders, heads, sectors, bytes of a sector.
+pub(crate) type Lchs = [U32; 4];
+
+/// Bytes of a header up to its [`Lchs`], counted from byte 72 on.
+pub(crate) const HEADER_SIZE_LCHS: u32 = 0x190;
+
+/// `image_type`: blocks that are made when they are written.
+pub(crate) const TYPE_DYNAMIC: u32 = 1;
+/// `image_type`: all blocks are there from the start.
+pub(crate) const TYPE_STATIC: u32 = 2;
 
 /// Version 0.2, from byte 72 on.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
