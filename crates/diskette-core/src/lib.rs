@@ -52,7 +52,7 @@ pub use limits::Limits;
 pub use open::{FormatChoice, OpenOptions, Registry};
 pub use options::{OptionSpec, Options, parse_size};
 pub use reader::{BlockReader, BlockReaderExt, Extents, check_range, is_zero};
-pub use reference::{NoReferences, Reference, Resolver, Role};
+pub use reference::{Mark, NoReferences, Reference, Resolver, Role};
 pub use storage::{Run, RunKind, Storage, StorageExt, StorageMut};
 pub use table::Table;
 pub use units::{GIB, KIB, MIB, SECTOR, TIB, round_down, round_up};

@@ -17,6 +17,29 @@ pub struct Reference {
     pub format: Option<String>,
     /// What the file must say of itself to be the right one. Of several values of one kind any will do.
     pub identity: Vec<Identity>,
+    /// How the file can be known where none has the name: it bears one of these. Empty: the name alone counts.
+    pub marks: Vec<Mark>,
+}
+
+/// Bytes at the beginning of a file that tell it from others whatever it is called: a signature, a UUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Bytes and their offsets, all of which must be there.
+    pub pieces: Vec<(usize, Vec<u8>)>,
+}
+
+impl Mark {
+    /// Bytes of a file that are looked at.
+    pub const HEAD: usize = 512;
+
+    /// Whether a file that begins with `head` bears the mark.
+    #[must_use]
+    pub fn is_on(&self, head: &[u8]) -> bool {
+        self.pieces.iter().all(|(offset, bytes)| {
+            let there = head.get(*offset..).unwrap_or_default();
+            there.starts_with(bytes)
+        })
+    }
 }
 
 impl Reference {
@@ -27,6 +50,7 @@ impl Reference {
             target: target.into(),
             format: None,
             identity: Vec::new(),
+            marks: Vec::new(),
         }
     }
 
@@ -41,6 +65,13 @@ impl Reference {
     #[must_use]
     pub fn with_identity(mut self, identity: Identity) -> Self {
         self.identity.push(identity);
+        self
+    }
+
+    /// The same, with a mark by which the file can be known.
+    #[must_use]
+    pub fn with_mark(mut self, mark: Mark) -> Self {
+        self.marks.push(mark);
         self
     }
 
@@ -78,7 +109,8 @@ impl fmt::Display for Role {
 
 /// The one door from an image to any other file: it decides about a reference, and opens the file, or refuses.
 pub trait Resolver: fmt::Debug + Send + Sync {
-    /// The file that `reference` names, as seen from the file `from` that bears it.
+    /// The file that `reference` names, as seen from the file `from` that bears it. Where there is none of the name, one
+    /// that bears one of the reference's marks may be taken, if it could have been named.
     fn open(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn Storage>>;
 }
 

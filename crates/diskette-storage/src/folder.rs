@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use diskette_core::{Reference, Resolver, Result, Role, Storage};
+use diskette_core::{Error, Mark, Reference, Resolver, Result, Role, Storage, StorageExt};
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat, openat2};
 use rustix::io::Errno;
@@ -18,6 +18,9 @@ use crate::file::{FileKind, failed};
 /// A name is relative, without `..`, drive letter or protocol; backslashes part names where no file has them in its own.
 /// Links are followed as long as they stay in the folder. Only regular files are opened. The kernel itself keeps each
 /// step within the folder (`openat2`), so that nobody can swap a file between look and opening.
+///
+/// Where no file has the name, and the reference says by which [`Mark`] the file can be known, the files beside the image
+/// are looked at (not those in folders below), and then those of the folders that were allowed.
 ///
 /// [`allow`](Self::allow) adds folders: then absolute names, and names with `..`, may lead into one of them.
 /// [`trusting`](Self::trusting) opens whatever a name says, as qemu-img does.
@@ -59,6 +62,19 @@ impl FolderResolver {
 
 impl Resolver for FolderResolver {
     fn open(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn Storage>> {
+        match self.open_named(reference, from) {
+            Err(Error::File { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && !reference.marks.is_empty() =>
+            {
+                self.open_marked(reference, folder_of(from.name()))
+            }
+            done => done,
+        }
+    }
+}
+
+impl FolderResolver {
+    fn open_named(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn Storage>> {
         let name = Name::parse(reference)?;
         let folder = folder_of(from.name());
         if self.trusting {
@@ -80,9 +96,23 @@ impl Resolver for FolderResolver {
             )),
         }
     }
-}
 
-impl FolderResolver {
+    /// The file that bears one of the reference's marks, among those that could have been named.
+    fn open_marked(&self, reference: &Reference, beside: &Path) -> Result<Arc<dyn Storage>> {
+        let mut folders = vec![beside.to_owned()];
+        folders.extend(self.allowed.iter().cloned());
+        if self.trusting {
+            // VirtualBox keeps snapshots in a folder beside the disk.
+            folders.push(beside.join(".."));
+        }
+        for folder in folders {
+            if let Some(found) = marked_in(&folder, reference)? {
+                return Ok(found);
+            }
+        }
+        Err(reference.refused("no file has this name, and none beside the image is marked as it"))
+    }
+
     /// The file at `path` if it lies in one of the folders that were allowed; else refused because of `why`.
     fn open_allowed(
         &self,
@@ -108,6 +138,61 @@ impl FolderResolver {
             };
         }
         Err(reference.refused("outside of the image's folder and of those that were allowed"))
+    }
+}
+
+/// The only file of the folder that bears one of the reference's marks.
+fn marked_in(folder: &Path, reference: &Reference) -> Result<Option<Arc<dyn Storage>>> {
+    let mut found: Option<Arc<dyn Storage>> = None;
+    for name in names_in(folder, reference)? {
+        let Some(storage) = regular_file(folder, &name) else {
+            continue;
+        };
+        let mut head = [0; Mark::HEAD];
+        let is_marked = storage
+            .read_padded(&mut head, 0)
+            .is_ok_and(|len| reference.marks.iter().any(|mark| mark.is_on(&head[..len])));
+        if !is_marked {
+            continue;
+        }
+        if let Some(first) = &found {
+            let (first, second) = (first.name(), storage.name());
+            return Err(reference.refused(format!(
+                "{first:?} and {second:?} are both marked as it: move one of them away"
+            )));
+        }
+        found = Some(storage);
+    }
+    Ok(found)
+}
+
+/// The names of what is in a folder, in their order. A folder of very many is not searched.
+fn names_in(folder: &Path, reference: &Reference) -> Result<Vec<PathBuf>> {
+    const MOST: usize = 4096;
+    let unreadable = |source| failed("list", folder.display().to_string(), source);
+    let listed = match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    };
+    let mut names = Vec::new();
+    for entry in listed.read_dir().map_err(unreadable)? {
+        if names.len() == MOST {
+            return Err(reference.refused(
+                "no file has this name, and the folder has too many files to look for it",
+            ));
+        }
+        names.push(PathBuf::from(entry.map_err(unreadable)?.file_name()));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The file, if it is one that can be read.
+fn regular_file(folder: &Path, name: &Path) -> Option<Arc<dyn Storage>> {
+    let file = open_beneath_exactly(folder, name, Links::Inside).ok()?;
+    match FileKind::of(&file) {
+        Ok(FileKind::Regular) => any_storage(file, folder.join(name)).ok(),
+        Ok(FileKind::Device) | Err(_) => None,
     }
 }
 
@@ -275,7 +360,6 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::process::Command;
 
-    use diskette_core::{Error, StorageExt};
     use tempfile::TempDir;
 
     use super::*;
@@ -413,6 +497,72 @@ mod tests {
             open("nbd://host/export"),
             Err(Error::Refused { .. })
         ));
+    }
+
+    /// What a reference to a missing file, known by the bytes "UUID" at offset 2, leads to.
+    fn open_marked(resolver: &FolderResolver, outer: &TempDir) -> Result<String> {
+        let image = outer.path().join("images/overlay").display().to_string();
+        let reference = Reference::new(Role::Backing, "missing").with_mark(Mark {
+            pieces: vec![(2, b"UUID".to_vec())],
+        });
+        let storage = resolver.open(&reference, &MemoryStorage::named(image, Vec::new()))?;
+        let name = Path::new(storage.name()).file_name().unwrap();
+        Ok(name.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_file_without_the_name_is_known_by_its_mark_beside_the_image_and_where_it_is_allowed() {
+        let outer = folders();
+        let write = |name: &str| fs::write(outer.path().join(name), "a UUID, and more").unwrap();
+        write("elsewhere");
+        fs::write(outer.path().join("images/sub/too deep"), "a UUID").unwrap();
+        write("other/allowed");
+        let own = FolderResolver::new();
+        let error = open_marked(&own, &outer).unwrap_err().to_string();
+        assert!(
+            error.contains("none beside the image is marked as it"),
+            "{error}"
+        );
+        let wide = FolderResolver::new()
+            .allow(outer.path().join("other"))
+            .unwrap();
+        assert_eq!(open_marked(&wide, &outer).unwrap(), "allowed");
+        write("images/found");
+        assert_eq!(open_marked(&own, &outer).unwrap(), "found");
+        assert_eq!(
+            open_marked(&FolderResolver::trusting(), &outer).unwrap(),
+            "found"
+        );
+        let snapshot = outer.path().join("images/sub/overlay");
+        let from = MemoryStorage::named(snapshot.display().to_string(), Vec::new());
+        let reference = Reference::new(Role::Backing, "gone").with_mark(Mark {
+            pieces: vec![(2, b"UUID, a".to_vec())],
+        });
+        assert!(FolderResolver::trusting().open(&reference, &from).is_ok());
+        write("images/missing");
+        assert_eq!(open_marked(&own, &outer).unwrap(), "missing");
+    }
+
+    #[test]
+    fn of_two_files_with_one_mark_none_is_taken() {
+        let outer = folders();
+        for name in ["images/copy 1", "images/copy 2"] {
+            fs::write(outer.path().join(name), "a UUID").unwrap();
+        }
+        let error = open_marked(&FolderResolver::new(), &outer)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("copy 1") && error.contains("copy 2"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_link_that_leads_out_is_not_found_by_its_mark() {
+        let outer = folders();
+        fs::write(outer.path().join("secret"), "a UUID").unwrap();
+        assert!(open_marked(&FolderResolver::new(), &outer).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! From the header's bytes to values that need no further check. All sizes in bytes.
 
 use diskette_core::{
-    Error, Field, Identity, Limits, MIB, Reference, Result, Role, Storage, StorageExt, round_up,
+    Error, Field, Identity, Limits, MIB, Mark, Reference, Result, Role, Storage, StorageExt,
+    round_up,
 };
 use uuid::Uuid;
 use zerocopy::FromBytes;
@@ -211,8 +212,9 @@ impl Header {
                 why,
             ));
         }
-        if self.kind != Kind::Differencing {
-            self.parent = None;
+        if self.kind != Kind::Differencing && self.parent.take().is_some() {
+            let why = "the image names a parent, and is not differencing: nothing of it shows";
+            self.warnings.push(why.to_owned());
         }
         Ok(self)
     }
@@ -236,10 +238,21 @@ impl Header {
         ]
     }
 
-    /// The image below: no path, only what it must say of itself.
+    /// The image below: no path, only what it must say of itself. VirtualBox names the files of snapshots by their UUID,
+    /// and others as the user likes.
     pub(crate) fn backing(&self) -> Option<Reference> {
         let parent = self.parent.as_ref()?;
+        let mark = |version: u32, at: usize| Mark {
+            pieces: vec![
+                (spec::SIGNATURE_OFFSET, spec::SIGNATURE.to_vec()),
+                (spec::VERSION_OFFSET, version.to_le_bytes().to_vec()),
+                (at, parent.image.to_bytes_le().to_vec()),
+            ],
+        };
         let reference = Reference::new(Role::Backing, format!("{{{}}}.vdi", parent.image))
+            .with_format(FORMAT)
+            .with_mark(mark(spec::VERSION_1_1, spec::IMAGE_UUID_OFFSET_1_1))
+            .with_mark(mark(spec::VERSION_0_2, spec::IMAGE_UUID_OFFSET_0_2))
             .with_identity(Identity {
                 kind: IMAGE_UUID,
                 value: parent.image.to_string(),

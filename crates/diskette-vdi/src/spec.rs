@@ -1,5 +1,7 @@
 //! The bytes, as VirtualBox's headers draw them. Little-endian; UUIDs in mixed-endian order. No logic.
 
+use std::mem::offset_of;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -8,6 +10,8 @@ pub(crate) const SIGNATURE_OFFSET: usize = 64;
 /// 0xBEDA107F.
 pub(crate) const SIGNATURE: [u8; 4] = [0x7f, 0x10, 0xda, 0xbe];
 
+/// Where the version lies.
+pub(crate) const VERSION_OFFSET: usize = 68;
 /// Version 1.1: every VirtualBox in use.
 pub(crate) const VERSION_1_1: u32 = 0x0001_0001;
 /// Version 0.2: before VirtualBox 1.0.
@@ -73,6 +77,8 @@ pub(crate) struct Header11 {
     pub parent_modification_uuid: [u8; 16],
 }
 const _: () = assert!(size_of::<Header11>() == 456 - 72);
+/// Where version 1.1 has the image's UUID.
+pub(crate) const IMAGE_UUID_OFFSET_1_1: usize = 72 + offset_of!(Header11, image_uuid);
 
 /// Version 1.1 where `header_size` is [`HEADER_SIZE_LCHS`], from byte 456 on: cylinders, heads, sectors, bytes of a sector.
 pub(crate) type Lchs = [U32; 4];
@@ -113,3 +119,5 @@ pub(crate) struct Header02 {
     pub parent_uuid: [u8; 16],
 }
 const _: () = assert!(size_of::<Header02>() == 420 - 72);
+/// Where version 0.2 has the image's UUID.
+pub(crate) const IMAGE_UUID_OFFSET_0_2: usize = 72 + offset_of!(Header02, image_uuid);
