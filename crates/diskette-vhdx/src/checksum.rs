@@ -16,6 +16,17 @@ pub(crate) fn is_sound<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> bool {
     crc.to_le_bytes() == head[4..8]
 }
 
+/// Puts into bytes 4 to 7 the checksum of all the bytes, of which there are at least 8.
+pub(crate) fn seal(bytes: &mut [u8]) {
+    if let Some(field) = bytes.get_mut(4..8) {
+        field.fill(0);
+    }
+    let crc = crc32c::crc32c(bytes);
+    if let Some(field) = bytes.get_mut(4..8) {
+        field.copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +46,7 @@ mod tests {
         bytes[12] ^= 1;
         assert!(!is_sound([bytes.as_slice()]));
         assert!(!is_sound([&bytes[..7]]));
+        seal(&mut bytes);
+        assert!(is_sound([bytes.as_slice()]));
     }
 }

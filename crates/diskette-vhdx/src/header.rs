@@ -1,6 +1,6 @@
 //! The file identifier and the two headers: from bytes to the header that counts.
 
-use diskette_core::{Error, Field, Result, Storage, StorageExt};
+use diskette_core::{Error, Field, Result, Storage, StorageExt, StorageMut};
 use uuid::Uuid;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
@@ -80,6 +80,51 @@ impl Header {
                 header_at: at,
             },
         })
+    }
+}
+
+/// Both headers, to be written by turns.
+#[derive(Debug)]
+pub(crate) struct HeaderPair {
+    current: Box<[u8; HEADER_LEN]>,
+    /// Where the current one lies.
+    at: u64,
+}
+
+impl HeaderPair {
+    /// The file's headers, of which at least one is sound.
+    pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
+        const ROOM: u64 = 16;
+        let (at, header) = current(storage)?;
+        field("Header.SequenceNumber", at + 8, header.sequence_number)
+            .within(0..=u64::MAX - ROOM)?;
+        let mut bytes = Box::new([0; HEADER_LEN]);
+        storage.read_padded(&mut *bytes, at)?;
+        Ok(Self { current: bytes, at })
+    }
+
+    /// Changes the current header, writes it over the other one, and makes that the current one. Returns when it is on
+    /// stable storage.
+    pub(crate) fn advance(
+        &mut self,
+        file: &dyn StorageMut,
+        change: impl FnOnce(&mut RawHeader),
+    ) -> Result<()> {
+        let Ok((header, _)) = RawHeader::mut_from_prefix(&mut *self.current) else {
+            return Ok(()); // It is longer than that.
+        };
+        let number = header.sequence_number.get();
+        let next = number.checked_add(1).ok_or_else(|| {
+            field("Header.SequenceNumber", self.at + 8, number).malformed("there is none after it")
+        })?;
+        header.sequence_number = next.into();
+        change(header);
+        checksum::seal(&mut *self.current);
+        let [first, second] = HEADER_OFFSETS;
+        self.at = if self.at == first { second } else { first };
+        file.write_at(&*self.current, self.at)
+            .and_then(|()| file.sync())
+            .map_err(|source| file.failed("write", self.at, HEADER_LEN as u64, source))
     }
 }
 

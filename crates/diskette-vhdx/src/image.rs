@@ -99,7 +99,7 @@ fn with_log(
                 "the image was not closed; log entries replayed in memory: {}",
                 replayed.entry_count
             ));
-            Ok(replayed.storage)
+            Ok(Arc::new(replayed.overlay))
         }
         Err(error @ Error::Malformed { .. }) if cx.salvage => {
             warnings.push(format!("the log is not replayed: {error}"));

@@ -5,7 +5,7 @@
 //! | fixed, dynamic | yes; every block state, every block size from 1 to 256 MiB |
 //! | differencing | yes; partially present blocks by their sector bitmaps, the parent by its locator |
 //! | logical sectors of 512 and 4096 bytes | yes |
-//! | a log that was not replayed | replayed in memory; the file is not touched |
+//! | a log that was not replayed | replayed in memory; the file is not touched, but by `repair` |
 //! | damaged first header or region table | the second one serves |
 //! | required regions or metadata items that we do not know | refused by their GUID |
 //! | writing | no |
@@ -31,6 +31,7 @@ mod metadata;
 mod overlay;
 mod reader;
 mod region;
+mod repair;
 mod spec;
 mod survey;
 
@@ -94,7 +95,7 @@ impl Format for Vhdx {
     }
 
     fn repairable(&self) -> Option<&dyn RepairableFormat> {
-        None
+        Some(self)
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {

@@ -29,7 +29,7 @@ use crate::spec::{
 #[derive(Debug)]
 pub(crate) struct Replayed {
     /// The file as it is once the log has been applied.
-    pub storage: Arc<dyn Storage>,
+    pub overlay: Overlay,
     /// Entries that were applied.
     pub entry_count: usize,
 }
@@ -72,7 +72,7 @@ pub(crate) fn replay(
         ring.apply(entry, &mut overlay, limits)?;
     }
     Ok(Replayed {
-        storage: Arc::new(overlay),
+        overlay,
         entry_count: sequence.len(),
     })
 }

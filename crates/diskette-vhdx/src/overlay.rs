@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use diskette_core::{Run, RunKind, Storage};
+use diskette_core::{Result, Run, RunKind, Storage, StorageExt, StorageMut};
 
 /// The unit of change.
 pub(crate) const SECTOR_LEN: u64 = 4096;
@@ -62,6 +62,27 @@ impl Overlay {
     /// Makes the storage `size` bytes long, if it is shorter.
     pub(crate) fn grow_to(&mut self, size: u64) {
         self.size = self.size.max(size);
+    }
+
+    /// Makes the changes in the file itself, which is the one that lies below, and returns when they are on stable storage.
+    pub(crate) fn write_to(&self, file: &dyn StorageMut) -> Result<()> {
+        for (&offset, change) in &self.changes {
+            let len = change.end - offset;
+            let written = match &change.content {
+                Content::Sector(sector) => file.write_at(sector, offset),
+                // What lies past the end is zeros once the file has grown.
+                Content::Zeros if offset >= self.below_size => Ok(()),
+                Content::Zeros => file.write_zeros(offset, len.min(self.below_size - offset)),
+            };
+            written.map_err(|source| file.failed("write", offset, len, source))?;
+        }
+        let grown = match file.total_size()? < self.size {
+            true => file.set_size(self.size),
+            false => Ok(()),
+        };
+        grown
+            .and_then(|()| file.sync())
+            .map_err(|source| file.failed("grow", self.size, 0, source))
     }
 
     /// About how many bytes of memory the changes take.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use diskette_core::{Error, Result, Storage, StorageExt};
+use diskette_core::{Error, Result, Storage, StorageExt, StorageMut};
 use uuid::Uuid;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
@@ -46,10 +46,7 @@ impl Regions {
     /// The regions, by the first sound table.
     pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
         for (index, offset) in REGION_TABLE_OFFSETS.into_iter().enumerate() {
-            let mut bytes = vec![0; REGION_TABLE_LEN];
-            storage.read_padded(&mut bytes, offset)?;
-            if bytes.starts_with(&REGION_TABLE_SIGNATURE) && checksum::is_sound([bytes.as_slice()])
-            {
+            if let Some(bytes) = sound_table(storage, offset)? {
                 return Self::parse(&bytes, offset, index > 0);
             }
         }
@@ -61,6 +58,22 @@ impl Regions {
                 "not the table's, or its signature is wrong; and the second table is no better",
             ),
         )
+    }
+
+    /// Writes a damaged table anew from its sound copy. Whether there was one to be written.
+    pub(crate) fn restore(file: &dyn StorageMut) -> Result<bool> {
+        let [first_at, second_at] = REGION_TABLE_OFFSETS;
+        let first = sound_table(file, first_at)?;
+        let second = sound_table(file, second_at)?;
+        let (at, table) = match (first, second) {
+            (Some(table), None) => (second_at, table),
+            (None, Some(table)) => (first_at, table),
+            (Some(_), Some(_)) | (None, None) => return Ok(false),
+        };
+        file.write_at(&table, at)
+            .and_then(|()| file.sync())
+            .map_err(|source| file.failed("write", at, table.len() as u64, source))?;
+        Ok(true)
     }
 
     fn parse(bytes: &[u8], at: u64, first_damaged: bool) -> Result<Self> {
@@ -104,6 +117,15 @@ impl Regions {
             first_damaged,
         })
     }
+}
+
+/// The table at `offset`, if its signature and its checksum are right.
+fn sound_table(storage: &dyn Storage, offset: u64) -> Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; REGION_TABLE_LEN];
+    storage.read_padded(&mut bytes, offset)?;
+    let sound =
+        bytes.starts_with(&REGION_TABLE_SIGNATURE) && checksum::is_sound([bytes.as_slice()]);
+    Ok(sound.then_some(bytes))
 }
 
 fn entries(bytes: &[u8], at: u64) -> Result<&[RegionTableEntry]> {

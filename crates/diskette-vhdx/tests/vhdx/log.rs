@@ -59,7 +59,7 @@ impl Entry {
 }
 
 /// Blocks 0 and 3 are in the BAT; B's at 6 MiB and J's at 7 MiB only in the log.
-fn dirty(entries: Vec<(u64, Vec<u8>)>) -> Vec<u8> {
+pub(crate) fn dirty(entries: Vec<(u64, Vec<u8>)>) -> Vec<u8> {
     let mut image = closed();
     image.log = Some((GUID, entries));
     image.patches = vec![(6 * M, vec![b'B'; 1 << 20]), (7 * M, vec![b'J'; 1 << 20])];
@@ -79,13 +79,13 @@ fn closed() -> Vhdx {
 
 const B6: u64 = (6 * M) | 6;
 const B7: u64 = (7 * M) | 6;
-const FIRST: &str = "41*2048 42*2048 00*2048 44*2048 00*8192";
+pub(crate) const FIRST: &str = "41*2048 42*2048 00*2048 44*2048 00*8192";
 
-fn first() -> Vec<u8> {
+pub(crate) fn first() -> Vec<u8> {
     Entry::new(7, 0, B6).bytes()
 }
 
-fn second() -> Vec<u8> {
+pub(crate) fn second() -> Vec<u8> {
     let entry = Entry::new(8, 0, B6).with(2, 2).with(7, B7);
     entry.until(8, 8).bytes()
 }

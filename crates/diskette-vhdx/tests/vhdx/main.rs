@@ -7,5 +7,6 @@ mod corpus;
 mod log;
 mod mangled;
 mod oracle;
+mod repair;
 mod support;
 mod variants;
