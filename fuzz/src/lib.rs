@@ -6,7 +6,8 @@ mod seeds;
 use std::sync::Arc;
 
 use diskette::core::{
-    BlockReader, BlockReaderExt, FormatChoice, Limits, NewImage, OpenOptions, Storage, StorageMut,
+    BlockReader, BlockReaderExt, FormatChoice, Limits, NewImage, NoParts, OpenOptions, Storage,
+    StorageMut,
 };
 use diskette::storage::MemoryStorage;
 use diskette_convert::{ConvertOptions, convert};
@@ -87,6 +88,7 @@ pub fn convert_roundtrip(data: &[u8]) {
     let target = writable
         .create(
             Arc::clone(&to) as Arc<dyn StorageMut>,
+            &NoParts,
             &what(*flavour, size),
         )
         .expect("a new image of a sound size");
