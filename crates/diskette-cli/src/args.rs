@@ -35,10 +35,13 @@ pub(crate) struct Diskette {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Check(cmd::check::Check),
+    #[command(visible_alias = "verify")]
     Compare(cmd::compare::Compare),
     Convert(cmd::convert::Convert),
     Create(cmd::create::Create),
+    Digest(cmd::digest::Digest),
     Info(cmd::info::Info),
+    Inspect(cmd::inspect::Inspect),
     Map(cmd::map::Map),
     Measure(cmd::measure::Measure),
     Completions(cmd::completions::Completions),

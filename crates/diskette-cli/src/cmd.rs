@@ -5,6 +5,8 @@ pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod create;
+pub(crate) mod digest;
 pub(crate) mod info;
+pub(crate) mod inspect;
 pub(crate) mod map;
 pub(crate) mod measure;

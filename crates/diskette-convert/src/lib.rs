@@ -1,4 +1,4 @@
-//! The parallel engine of diskette: convert, compare, measure.
+//! The parallel engine of diskette: convert, compare, digest, measure.
 //!
 //! It knows no format. It reads a [`BlockReader`](diskette_core::BlockReader) and fills an
 //! [`ImageWriter`](diskette_core::ImageWriter) or a [`BlockWriter`](diskette_core::BlockWriter):
@@ -21,6 +21,7 @@ mod balance;
 mod compare;
 mod control;
 mod convert;
+mod digest;
 mod measure;
 mod pack;
 mod pipeline;
@@ -32,4 +33,5 @@ pub use adapt::{Concat, TopLayer};
 pub use compare::{CompareError, CompareOptions, Comparison, Side, compare};
 pub use control::{Control, Progress};
 pub use convert::{ConvertOptions, convert, convert_into};
+pub use digest::{Digests, digest};
 pub use measure::data_len;

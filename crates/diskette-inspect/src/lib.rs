@@ -17,4 +17,4 @@ mod svg;
 
 pub use contents::{Boot, Contents, Partition, PartitionTable, TableKind, contents};
 pub use file_system::FileSystem;
-pub use picture::{Cell, Picture, Share};
+pub use picture::{Cell, FilePicture, Picture, Share};

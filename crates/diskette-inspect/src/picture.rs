@@ -1,23 +1,34 @@
-//! Where an image holds data: on the disk as the guest sees it, and in its own file.
+//! Where an image holds data: on the disk as the guest sees it, and in its files.
 
 use diskette_core::{BlockReader, BlockReaderExt, ExtentKind, HostOffset, Result};
 
-/// A disk and its file, each cut into equal parts.
+/// A disk and its files, each cut into equal parts.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Picture {
     /// Bytes of the disk.
     pub disk_size: u64,
-    /// Bytes of the first file.
-    pub file_size: u64,
     /// The disk, from its beginning to its end.
     pub disk: Vec<Cell>,
-    /// The first file. What no extent lies in is the format's own: header, tables, or nothing.
-    pub file: Vec<Cell>,
+    /// The files, by their numbers in [`HostOffset`].
+    pub files: Vec<FilePicture>,
     /// The whole disk.
     pub total: Cell,
     /// Number of extents.
     pub extents: u64,
+}
+
+/// A file of an image: what of it the guest sees, and where.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct FilePicture {
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub size: u64,
+    /// The file, from its beginning to its end. What no extent lies in is the format's own (header, tables), or not
+    /// used.
+    pub cells: Vec<Cell>,
 }
 
 /// What is in one part: bytes by kind. They may be fewer than the part has.
@@ -30,7 +41,7 @@ pub struct Cell {
     pub compressed: u64,
     /// Reads as zeros because the image says so.
     pub zero: u64,
-    /// The image says nothing.
+    /// Of the disk: the image says nothing. Of a file: no data lies there.
     pub hole: u64,
 }
 
@@ -48,15 +59,19 @@ pub enum Share {
 }
 
 impl Picture {
-    /// The picture of `disk`, whose first file has `file_size` bytes, in `cells` parts each. Walks the map.
-    pub fn of(disk: &dyn BlockReader, file_size: u64, cells: usize) -> Result<Self> {
-        let cells = cells.max(1);
+    /// The picture of `disk`, which lies in `files` (names and sizes in bytes), in `cells` parts each. Walks the map.
+    pub fn of(disk: &dyn BlockReader, files: &[(String, u64)], cells: usize) -> Result<Self> {
+        let blank = vec![Cell::default(); cells.max(1)];
         let disk_size = disk.size();
+        let files = files.iter().map(|(name, size)| FilePicture {
+            name: name.clone(),
+            size: *size,
+            cells: blank.clone(),
+        });
         let mut picture = Self {
             disk_size,
-            file_size,
-            disk: vec![Cell::default(); cells],
-            file: vec![Cell::default(); cells],
+            files: files.collect(),
+            disk: blank.clone(),
             total: Cell::default(),
             extents: 0,
         };
@@ -77,9 +92,13 @@ impl Picture {
                 ExtentKind::Compressed { at, len } => (at, len),
                 ExtentKind::Unwritten(_) | ExtentKind::Zero(_) | ExtentKind::Hole(_) => continue,
             };
-            if let HostOffset { file: 0, offset } = at {
-                spread(&mut picture.file, file_size, offset, len, share);
+            let HostOffset { file, offset } = at;
+            if let Some(file) = picture.files.get_mut(usize::from(file)) {
+                spread(&mut file.cells, file.size, offset, len, share);
             }
+        }
+        for file in &mut picture.files {
+            count_rest(&mut file.cells, file.size);
         }
         Ok(picture)
     }
@@ -87,27 +106,53 @@ impl Picture {
     /// One line for a terminal: a sign for each part of the disk, by what most of it is.
     #[must_use]
     pub fn bar(&self) -> String {
-        self.disk.iter().map(|cell| cell.most().sign()).collect()
+        bar(&self.disk)
     }
+}
+
+impl FilePicture {
+    /// One line for a terminal: a sign for each part of the file, by what most of it is.
+    #[must_use]
+    pub fn bar(&self) -> String {
+        bar(&self.cells)
+    }
+}
+
+fn bar(cells: &[Cell]) -> String {
+    cells.iter().map(|cell| cell.most().sign()).collect()
+}
+
+/// Where a part begins, of so many.
+fn border(size: u64, index: usize, cells: usize) -> u64 {
+    let offset = u128::from(size) * index as u128 / cells as u128;
+    u64::try_from(offset).unwrap_or(size)
 }
 
 /// Shares a run out among the parts that it touches.
 fn spread(cells: &mut [Cell], size: u64, offset: u64, len: u64, share: Share) {
-    let count = cells.len() as u128;
+    let count = cells.len();
     if size == 0 || len == 0 || offset >= size {
         return;
     }
     let end = offset.saturating_add(len).min(size);
-    let border =
-        |index: usize| u64::try_from(u128::from(size) * index as u128 / count).unwrap_or(size);
-    let first = usize::try_from(u128::from(offset) * count / u128::from(size)).unwrap_or(0);
+    let first = u128::from(offset) * count as u128 / u128::from(size);
     // The first border may lie behind `offset` by rounding: begin one part earlier.
-    for (index, cell) in cells.iter_mut().enumerate().skip(first.saturating_sub(1)) {
-        let (from, to) = (border(index), border(index + 1));
+    let first = usize::try_from(first).unwrap_or(0).saturating_sub(1);
+    for (index, cell) in cells.iter_mut().enumerate().skip(first) {
+        let (from, to) = (border(size, index, count), border(size, index + 1, count));
         if from >= end {
             break;
         }
         *cell.of_mut(share) += to.min(end).saturating_sub(from.max(offset));
+    }
+}
+
+/// Counts what nothing lies in as a hole. Runs of a file may overlap, be it by a lie.
+fn count_rest(cells: &mut [Cell], size: u64) {
+    let count = cells.len();
+    for (index, cell) in cells.iter_mut().enumerate() {
+        let len = border(size, index + 1, count) - border(size, index, count);
+        cell.hole = len.saturating_sub(cell.data.saturating_add(cell.compressed));
     }
 }
 

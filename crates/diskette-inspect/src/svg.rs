@@ -7,9 +7,14 @@ use crate::{Cell, Contents, Picture, Share};
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 20.0;
 const BAR: f64 = 56.0;
+/// Where the first file is drawn, and how far the next lies below.
+const FILES: f64 = 184.0;
+const STEP: f64 = 96.0;
+/// Files that are drawn; what more there are is told.
+const MOST_FILES: usize = 16;
 
 impl Picture {
-    /// The picture as an SVG file: the disk with its partitions, and the file below it. `title` heads it.
+    /// The picture as an SVG file: the disk with its partitions, and its files below it. `title` heads it.
     #[must_use]
     pub fn svg(&self, title: &str, contents: &Contents) -> String {
         let mut out = String::new();
@@ -20,13 +25,16 @@ impl Picture {
 
     fn draw(&self, out: &mut String, title: &str, contents: &Contents) -> std::fmt::Result {
         let whole = WIDTH + 2.0 * LEFT;
+        let drawn = self.files.len().min(MOST_FILES);
+        let foot = FILES + STEP * drawn as f64;
+        let height = foot + 26.0;
         writeln!(
             out,
-            r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} 306" font-family="system-ui, sans-serif" font-size="13" fill="#1f2933">"##
+            r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {height}" font-family="system-ui, sans-serif" font-size="13" fill="#1f2933">"##
         )?;
         writeln!(
             out,
-            r##"<rect width="{whole}" height="306" fill="#ffffff"/>"##
+            r##"<rect width="{whole}" height="{height}" fill="#ffffff"/>"##
         )?;
         writeln!(
             out,
@@ -40,13 +48,17 @@ impl Picture {
         )?;
         bar(out, &self.disk, 70.0)?;
         self.partitions(out, contents)?;
-        writeln!(
-            out,
-            r##"<text x="{LEFT}" y="184">file, {}</text>"##,
-            size(self.file_size)
-        )?;
-        bar(out, &self.file, 194.0)?;
-        self.legend(out)?;
+        for (index, file) in self.files.iter().take(drawn).enumerate() {
+            let top = FILES + STEP * index as f64;
+            writeln!(
+                out,
+                r##"<text x="{LEFT}" y="{top}">{}, {}</text>"##,
+                escaped(&file.name),
+                size(file.size)
+            )?;
+            bar(out, &file.cells, top + 10.0)?;
+        }
+        self.legend(out, foot)?;
         writeln!(out, "</svg>")
     }
 
@@ -82,23 +94,30 @@ impl Picture {
         Ok(())
     }
 
-    fn legend(&self, out: &mut String) -> std::fmt::Result {
+    fn legend(&self, out: &mut String, foot: f64) -> std::fmt::Result {
+        let (top, base) = (foot - 8.0, foot + 4.0);
         let mut at = LEFT;
         for kind in Share::ALL {
             let text = format!("{} {}", kind.name(), size(self.total.of(kind)));
             writeln!(
                 out,
-                r##"<rect x="{at:.1}" y="272" width="14" height="14" rx="3" fill="{}" stroke="#9aa5b1" stroke-width="0.5"/><text x="{:.1}" y="284">{text}</text>"##,
+                r##"<rect x="{at:.1}" y="{top}" width="14" height="14" rx="3" fill="{}" stroke="#9aa5b1" stroke-width="0.5"/><text x="{:.1}" y="{base}">{text}</text>"##,
                 color(kind),
                 at + 20.0
             )?;
             at += 52.0 + text.chars().count() as f64 * 7.0;
         }
+        if let Some(more @ 1..) = self.files.len().checked_sub(MOST_FILES) {
+            writeln!(
+                out,
+                r##"<text x="{at:.1}" y="{base}">and {more} more files</text>"##
+            )?;
+        }
         Ok(())
     }
 }
 
-/// Each part as a column, filled by shares from below; neighbours that look alike are one column.
+/// Each part as a column, filled by shares from below.
 fn bar(out: &mut String, cells: &[Cell], top: f64) -> std::fmt::Result {
     let step = WIDTH / cells.len() as f64;
     writeln!(
@@ -106,6 +125,8 @@ fn bar(out: &mut String, cells: &[Cell], top: f64) -> std::fmt::Result {
         r##"<rect x="{LEFT}" y="{top}" width="{WIDTH}" height="{BAR}" rx="4" fill="{}" stroke="#9aa5b1"/>"##,
         color(Share::Hole)
     )?;
+    // Without smoothed edges: no seams between columns.
+    writeln!(out, r##"<g shape-rendering="crispEdges">"##)?;
     for (index, cell) in cells.iter().enumerate() {
         let total = Share::ALL.iter().map(|kind| cell.of(*kind)).sum::<u64>();
         let mut bottom = top + BAR;
@@ -124,7 +145,7 @@ fn bar(out: &mut String, cells: &[Cell], top: f64) -> std::fmt::Result {
             )?;
         }
     }
-    Ok(())
+    writeln!(out, "</g>")
 }
 
 const fn color(kind: Share) -> &'static str {

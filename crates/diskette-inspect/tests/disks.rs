@@ -261,8 +261,9 @@ fn a_picture_shares_all_bytes_out() {
     let file = File::create(&path).unwrap();
     file.write_all_at(&vec![1; 1 << 20], 3 * MIB).unwrap();
     file.set_len(10 * MIB + 512).unwrap();
+    let files = [("a.raw".to_owned(), 10 * MIB + 512)];
     for cells in [1, 7, 64, 1000] {
-        let picture = Picture::of(&*disk(&path), 10 * MIB + 512, cells).unwrap();
+        let picture = Picture::of(&*disk(&path), &files, cells).unwrap();
         assert_eq!(picture.disk.len(), cells);
         for share in Share::ALL {
             let shared: u64 = picture.disk.iter().map(|cell| cell.of(share)).sum();
@@ -276,8 +277,9 @@ fn a_picture_shares_all_bytes_out() {
         assert_eq!(picture.total.data + picture.total.zero, 10 * MIB + 512);
         assert_eq!(picture.bar().chars().count(), cells);
     }
-    let picture = Picture::of(&*disk(&path), 10 * MIB + 512, 10).unwrap();
+    let picture = Picture::of(&*disk(&path), &files, 10).unwrap();
     assert_eq!(picture.bar(), "░░░█░░░░░░");
+    assert_eq!(picture.files[0].bar(), "···█······");
     let svg = picture.svg("a <disk> & more", &Contents::default());
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     assert!(svg.contains("a &lt;disk&gt; &amp; more"));

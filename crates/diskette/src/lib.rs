@@ -31,7 +31,9 @@
 //! | see what is allocated where | [`map`](map()) |
 //! | find what is inconsistent, and mend it | [`check`](check()), [`repair`] |
 //! | know how large a new image will be | [`measure`] |
-//! | compare two disks | [`engine::compare`] |
+//! | compare two disks, or tell one by a number | [`engine::compare`], [`engine::digest`] |
+//! | know what is on a disk | [`inside::contents`] |
+//! | see how full it is, and where | [`picture`] |
 //! | add a format of one's own | [`registry`], [`core::Registry`], [`core::Format`] |
 //!
 //! # Images are not to be trusted
@@ -75,12 +77,15 @@ mod formats;
 mod inspect;
 mod map;
 mod open;
+mod picture;
 mod write;
 
-/// The parallel engine: convert, compare, measure.
+/// The parallel engine: convert, compare, digest, measure.
 pub use diskette_convert as engine;
 /// The traits and values that all crates share.
 pub use diskette_core as core;
+/// What is on a disk: partitions, file systems, what it boots by; and its picture.
+pub use diskette_inspect as inside;
 /// Where host bytes lie, and who may open which file.
 pub use diskette_storage as storage;
 
@@ -89,4 +94,5 @@ pub use formats::registry;
 pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};
 pub use open::{open, open_image, open_with, safe_options};
+pub use picture::picture;
 pub use write::{Conversion, create, measure, refuse_source_as_target, writable};
