@@ -224,7 +224,8 @@ fn sound(bytes: &[u8]) -> Option<spec::Footer> {
     sound.then_some(raw)
 }
 
-fn checksum_of(raw: &spec::Footer) -> u32 {
+/// The checksum that a footer must bear.
+pub(crate) fn checksum_of(raw: &spec::Footer) -> u32 {
     checksum(
         spec::Footer {
             checksum: 0.into(),

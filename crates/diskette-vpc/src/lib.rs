@@ -1,12 +1,12 @@
-//! VPC, the disk images of Virtual PC, Hyper-V, Azure and XenServer that are also known as VHD, for reading.
+//! VPC, the disk images of Virtual PC, Hyper-V, Azure and XenServer that are also known as VHD.
 //!
-//! | what | read |
-//! | --- | --- |
-//! | fixed, also with the 511-byte footer of Virtual PC before 2004 | yes |
-//! | dynamic, with either copy of the footer lost | yes, by the other |
-//! | differencing | yes, over the parent that its locators name, held against its UUID |
-//! | sector bitmaps | obeyed, also XenServer's first ones with reversed bits |
-//! | XenServer's batmap | skipped: the bitmaps say it all; encrypted ones are refused |
+//! | what | read | made | changed |
+//! | --- | --- | --- | --- |
+//! | fixed | yes, also with the 511-byte footer of Virtual PC before 2004 | yes, also by Azure's rule | yes |
+//! | dynamic | yes, with either copy of the footer lost by the other | yes | no |
+//! | differencing | yes, over the parent that its locators name, held against its UUID | no | no |
+//! | sector bitmaps | obeyed, also XenServer's first ones with reversed bits | all bits set | |
+//! | XenServer's batmap | skipped: the bitmaps say it all; encrypted ones are refused | no | |
 //!
 //! All numbers are big-endian. A disk's size is said twice, as a number and as a geometry; which one counts depends on
 //! the program that made the image (`footer`), or on the open option `force_size_calc` (`chs` or `current_size`).
@@ -18,6 +18,7 @@ mod locator;
 mod map;
 mod reader;
 mod spec;
+mod write;
 
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ impl Format for Vpc {
     }
 
     fn writable(&self) -> Option<&dyn WritableFormat> {
-        None
+        Some(self)
     }
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {

@@ -14,6 +14,9 @@ pub(crate) const BATMAP_COOKIE: [u8; 8] = *b"tdbatmap";
 /// 1.0: the only version of footer and header.
 pub(crate) const VERSION: u32 = 0x0001_0000;
 
+/// "Features": the bit that is always set.
+pub(crate) const FEATURE_RESERVED: u32 = 2;
+
 /// "Disk Type": data, then the footer.
 pub(crate) const TYPE_FIXED: u32 = 2;
 /// "Disk Type": blocks that are made when they are written.
