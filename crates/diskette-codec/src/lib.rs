@@ -5,9 +5,11 @@
 //! | codec | by default | with feature `libdeflate` |
 //! | --- | --- | --- |
 //! | [`Deflate`](Codec::Deflate), [`Zlib`](Codec::Zlib) | zlib-rs, in Rust | libdeflate, in C: to decode, and to encode with a window of 32 KiB |
+//! | [`Deflate`](Codec::Deflate), encoded with a smaller window | an encoder of its own, in Rust | likewise |
 //! | [`Zstd`](Codec::Zstd), a feature that is on by default | libzstd, in C | likewise |
 
 mod decode;
+mod deflate;
 mod encode;
 #[cfg(feature = "zstd")]
 mod zstandard;

@@ -311,17 +311,13 @@ fn compression(options: &Options, version: Version) -> Result<Compression> {
     })
 }
 
-/// What comes nearest to qemu-img's own streams, in size and in time. With a window of 4 KiB the lower levels of zlib-rs
-/// make them 7 % longer.
-const ZLIB_LEVEL: i32 = 9;
-
 fn level(options: &Options, codec: Codec) -> Result<Option<i32>> {
-    let (range, default) = match codec {
-        Codec::Deflate | Codec::Zlib => (0..=9, Some(ZLIB_LEVEL)),
-        Codec::Zstd => (-7..=22, None),
+    let range = match codec {
+        Codec::Deflate | Codec::Zlib => 0..=9,
+        Codec::Zstd => -7..=22,
     };
     let Some(text) = options.text("compression_level") else {
-        return Ok(default);
+        return Ok(None);
     };
     match text.parse() {
         Ok(level) if range.contains(&level) => Ok(Some(level)),
