@@ -9,7 +9,7 @@ use diskette::core::{
     BlockReader, BlockReaderExt, FormatChoice, Limits, NewImage, NoParts, OpenOptions, Storage,
     StorageMut,
 };
-use diskette::storage::MemoryStorage;
+use diskette::storage::{MemoryStorage, Ova};
 use diskette_convert::{ConvertOptions, convert};
 use diskette_testkit::walk;
 
@@ -20,13 +20,14 @@ pub use seeds::seeds;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("open_raw", |data| open("raw", data)),
     ("open_qcow2", |data| open("qcow2", data)),
     ("open_vmdk", |data| open("vmdk", data)),
     ("open_vdi", |data| open("vdi", data)),
     ("open_vpc", |data| open("vpc", data)),
     ("open_vhdx", |data| open("vhdx", data)),
+    ("open_ova", open_ova),
     ("chain", chain),
     ("convert_roundtrip", convert_roundtrip),
 ];
@@ -50,6 +51,26 @@ pub fn open(format: &str, data: &[u8]) {
         let snapshots = format.snapshots().expect("a format that lists them");
         if let Ok(image) = snapshots.open_snapshot(Arc::clone(&storage), &snapshot.id, &cx) {
             let _ = walk(&*image.reader);
+        }
+    }
+}
+
+/// Opens `data` as an OVA, holds it against its manifest, and walks over each of its disks.
+pub fn open_ova(data: &[u8]) {
+    let mut options = options();
+    let storage = memory(data);
+    let _ = Ova::is_ova(&*storage, &options.limits);
+    let Ok(ova) = Ova::open(storage, &options.limits) else {
+        return;
+    };
+    let _ = ova.verify();
+    options.files = Arc::new(ova.clone());
+    for disk in ova.disks().iter().take(3) {
+        let image = ova
+            .storage_of(disk)
+            .and_then(|storage| diskette::registry().open_chain(storage, &options));
+        if let Ok(image) = image {
+            let _ = walk(&image);
         }
     }
 }

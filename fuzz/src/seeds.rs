@@ -12,6 +12,7 @@ use crate::framed;
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     match target {
         "chain" => chains(),
+        "open_ova" => archives(),
         "convert_roundtrip" => all_images()
             .into_iter()
             .zip([0, 0x41, 0x85, 0xc3].into_iter().cycle())
@@ -26,6 +27,55 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
                 .collect()
         }
     }
+}
+
+/// OVAs of one disk and of several.
+fn archives() -> Vec<(String, Vec<u8>)> {
+    let disks: Vec<_> = tiny_vmdk().into_iter().map(|(_, bytes)| bytes).collect();
+    let ova = |count: usize| {
+        let named = disks.iter().take(count).enumerate();
+        let named: Vec<_> = named
+            .map(|(index, bytes)| (format!("{index}.vmdk"), bytes.clone()))
+            .collect();
+        let files = named
+            .iter()
+            .map(|(name, _)| format!(r#"<File ovf:href="{name}" ovf:id="{name}"/>"#));
+        let list = named.iter().map(|(name, _)| {
+            format!(r#"<Disk ovf:diskId="d{name}" ovf:fileRef="{name}" ovf:capacity="1"/>"#)
+        });
+        let text = format!(
+            r#"<Envelope xmlns:ovf="o"><References>{}</References>{}</Envelope>"#,
+            files.collect::<String>(),
+            list.collect::<String>()
+        );
+        let manifest = b"SHA256(vm.ovf)= 00\nSHA1(0.vmdk)= 00\n".to_vec();
+        let head = [
+            ("vm.ovf".to_owned(), text.into_bytes()),
+            ("vm.mf".to_owned(), manifest),
+        ];
+        tar(head.into_iter().chain(named))
+    };
+    vec![("one".to_owned(), ova(1)), ("several".to_owned(), ova(4))]
+}
+
+fn tar(members: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (name, bytes) in members {
+        let mut header = [0; 512];
+        let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, name.as_bytes());
+        put(124, format!("{:011o}", bytes.len()).as_bytes());
+        put(148, b"        ");
+        put(156, b"0");
+        put(257, b"ustar\x0000");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        archive.extend_from_slice(&header);
+        archive.extend_from_slice(&bytes);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive
 }
 
 /// Images that stand in one small file: name, format, bytes.

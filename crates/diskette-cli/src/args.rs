@@ -208,10 +208,26 @@ pub(crate) fn size(text: &str) -> Result<u64, &'static str> {
     parse_size(text).ok_or("not a size: a number, and one of the suffixes k, M, G, T, P, E")
 }
 
+/// What is taken of a file that holds several disks.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Containers (OVA)")]
+pub(crate) struct Container {
+    /// Take this disk of an OVA: by its number from 0, the name of its file, or its identifier; 'info' lists them
+    #[arg(long, value_name = "DISK")]
+    pub(crate) disk: Option<String>,
+
+    /// Hold an OVA's files against the digests in its manifest first
+    #[arg(long)]
+    pub(crate) verify_manifest: bool,
+}
+
 /// What opening an image may lead to.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Safety")]
 pub(crate) struct Opening {
+    #[command(flatten)]
+    pub(crate) container: Container,
+
     /// Open what images refer to (backing files, extents, data files) in this folder too, not only in the image's own
     #[arg(long, value_name = "DIR")]
     pub(crate) allow_reference: Vec<PathBuf>,
@@ -244,6 +260,8 @@ impl Opening {
         options.probe_backing = self.probe_backing;
         options.ignore_identity = self.ignore_parent_id;
         options.ignore_locks = self.force_share;
+        options.disk.clone_from(&self.container.disk);
+        options.verify_manifest = self.container.verify_manifest;
         Ok(options)
     }
 
@@ -264,7 +282,10 @@ impl Opening {
     ) -> Result<u64, Failure> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let below = folder.join(&backing.target);
-        let options = self.options(Some(&backing.format))?;
+        let mut options = self.options(Some(&backing.format))?;
+        options.containers = false; // A chain does not lead into one.
+        options.disk = None;
+        options.verify_manifest = false;
         let info = diskette::inspect(&below, options)?.info;
         backing.identity = info.identity;
         Ok(info.size)

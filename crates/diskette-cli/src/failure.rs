@@ -44,6 +44,11 @@ impl Failure {
         Self::new(with_sources(error))
     }
 
+    /// The words in which an error and its sources are told.
+    pub(crate) fn text_of(error: &dyn StdError) -> String {
+        with_sources(error)
+    }
+
     /// The same, with another exit code than 1.
     pub(crate) fn with_code(self, code: u8) -> Self {
         match self.what {
@@ -127,6 +132,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         Error::WrongBacking { .. } => Some("--ignore-parent-id takes it all the same"),
         Error::Ambiguous { .. } => Some("-f does so"),
+        Error::SeveralDisks { .. } => Some("--disk chooses one"),
         _ => None,
     }
 }

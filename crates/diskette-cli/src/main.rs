@@ -2,6 +2,7 @@
 
 mod args;
 mod cmd;
+mod container;
 mod failure;
 mod human;
 mod json;

@@ -35,7 +35,7 @@ pub(crate) fn print_text(out: &mut dyn Write, images: &[ImageReport]) -> io::Res
     Ok(())
 }
 
-fn image_json(image: &ImageReport) -> Json {
+pub(crate) fn image_json(image: &ImageReport) -> Json {
     let info = &image.info;
     let mut object = serde_json::Map::new();
     let mut put = |name: &str, value: Json| object.insert(name.to_owned(), value);

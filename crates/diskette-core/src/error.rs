@@ -96,6 +96,15 @@ pub enum Error {
         second: &'static str,
     },
 
+    /// A container holds several disks. The caller is to choose one.
+    #[error("{storage} holds several disks: {}", listed(disks))]
+    SeveralDisks {
+        /// The container's name.
+        storage: String,
+        /// The disks' names, in their order.
+        disks: Vec<String>,
+    },
+
     /// No format has this name.
     #[error("unknown format \"{}\"", name.escape_debug())]
     UnknownFormat {
@@ -170,6 +179,19 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Disks by number and name, as many as one can read at a glance.
+fn listed(disks: &[String]) -> String {
+    const MOST: usize = 16;
+    let shown = disks.iter().take(MOST).enumerate();
+    let mut shown: Vec<String> = shown
+        .map(|(index, name)| format!("{index} ({})", Claim::from(name.as_str())))
+        .collect();
+    if disks.len() > MOST {
+        shown.push(format!("and {} more", disks.len() - MOST));
+    }
+    shown.join(", ")
 }
 
 /// A value found in an image: a number, or text.

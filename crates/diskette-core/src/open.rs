@@ -46,6 +46,14 @@ pub struct OpenOptions {
     pub snapshot: Option<String>,
     /// Whether a file is read although another program writes it. For whoever opens the file that holds the top image.
     pub ignore_locks: bool,
+    /// Whether a container of images (an OVA) is looked into for the top image. For whoever opens the file that holds it.
+    /// A file whose format is named raw is never taken for a container: its guest may have written it.
+    pub containers: bool,
+    /// Which disk of a container is the top image: by the name of its file, by its identifier, or by its number from 0.
+    /// Where there is but one it need not be said.
+    pub disk: Option<String>,
+    /// Whether the digests in a container's manifest must be right, which costs a read of all of it.
+    pub verify_manifest: bool,
     /// See [`OpenContext::salvage`].
     pub salvage: bool,
     /// See [`OpenContext::metadata_only`].
@@ -63,6 +71,9 @@ impl Default for OpenOptions {
             format_options: Options::new(),
             snapshot: None,
             ignore_locks: false,
+            containers: true,
+            disk: None,
+            verify_manifest: false,
             salvage: false,
             metadata_only: false,
         }

@@ -8,6 +8,7 @@
 //! | [`NewFiles`] | several such files: all of them appear, or none |
 //! | [`MemoryStorage`] | bytes in memory |
 //! | [`SubStorage`] | a part of another storage |
+//! | [`Ova`] | the disks in an OVA, each a part of its file |
 //! | [`UnsyncedStorage`] | another storage, never synced |
 #![cfg_attr(
     feature = "mmap",
@@ -25,6 +26,7 @@ mod memory;
 mod mmap;
 mod new_file;
 mod new_files;
+mod ova;
 mod sub;
 mod unsynced;
 
@@ -36,5 +38,6 @@ pub use memory::MemoryStorage;
 pub use mmap::MappedStorage;
 pub use new_file::NewFile;
 pub use new_files::NewFiles;
+pub use ova::{Compression, ManifestEntry, Ova, OvaDisk, Verdict};
 pub use sub::SubStorage;
 pub use unsynced::UnsyncedStorage;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use diskette_core::{CheckReport, Error, OpenOptions, Repair, Result};
 use diskette_storage::FileStorageMut;
 
-use crate::open::storage;
+use crate::container::{Source, source};
 use crate::registry;
 
 /// Looks at all tables of the image at `path`, and changes nothing. Gives the format's name, and what was found.
 pub fn check(path: impl AsRef<Path>, options: &OpenOptions) -> Result<(&'static str, CheckReport)> {
-    let storage = storage(path, options)?;
+    let Source {
+        storage, options, ..
+    } = source(path, options)?;
     let format = registry().choose(&options.format, &*storage)?;
     let Some(checkable) = format.checkable() else {
         return Err(Error::unsupported(format.name(), "checking"));

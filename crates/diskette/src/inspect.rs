@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use diskette_core::{Error, ImageInfo, OpenOptions, Opened, Reference, Result, SECTOR, round_up};
+use diskette_storage::Ova;
 
-use crate::open::storage;
+use crate::container::{Source, source};
 use crate::registry;
 
 /// What is known of one image and of the files that hold it.
@@ -61,8 +63,15 @@ impl ImageReport {
         Some(format!("{folder}{target}"))
     }
 
-    fn new(info: ImageInfo, backing: Option<Reference>) -> Result<Self> {
-        let files = info.files.iter().map(|name| FileReport::of(name));
+    pub(crate) fn of(source: &Source) -> Result<Self> {
+        let storage = Arc::clone(&source.storage);
+        let Opened { info, backing, .. } = registry().open(storage, &source.options)?;
+        Self::new(info, backing, source)
+    }
+
+    fn new(info: ImageInfo, backing: Option<Reference>, source: &Source) -> Result<Self> {
+        let ova = source.ova.as_deref();
+        let files = info.files.iter().map(|name| FileReport::of(name, ova));
         let files = files.collect::<Result<_>>()?;
         Ok(Self {
             info,
@@ -73,7 +82,16 @@ impl ImageReport {
 }
 
 impl FileReport {
-    fn of(name: &str) -> Result<Self> {
+    /// The file of this name: a member of `ova`, or one of the host's.
+    pub(crate) fn of(name: &str, ova: Option<&Ova>) -> Result<Self> {
+        if let Some(len) = ova.and_then(|ova| ova.len_of(name)) {
+            return Ok(Self {
+                name: name.to_owned(),
+                len: round_up(len, SECTOR).unwrap_or(len),
+                allocated: len,
+                is_device: false,
+            });
+        }
         let facts = fs::metadata(name).map_err(|source| Error::File {
             op: "look at",
             path: name.to_owned(),
@@ -91,18 +109,16 @@ impl FileReport {
 /// What the image at `path` says of itself. Its backing image is named, and stays closed.
 pub fn inspect(path: impl AsRef<Path>, mut options: OpenOptions) -> Result<ImageReport> {
     options.metadata_only = true;
-    let storage = storage(path, &options)?;
-    let Opened { info, backing, .. } = registry().open(storage, &options)?;
-    ImageReport::new(info, backing)
+    ImageReport::of(&source(path, &options)?)
 }
 
 /// What all images of a chain say of themselves, the upper ones first.
 pub fn inspect_chain(path: impl AsRef<Path>, mut options: OpenOptions) -> Result<Vec<ImageReport>> {
     options.metadata_only = true;
-    let storage = storage(path, &options)?;
-    let chain = registry().open_chain(storage, &options)?;
+    let source = source(path, &options)?;
+    let chain = registry().open_chain(Arc::clone(&source.storage), &source.options)?;
     let layers = chain.layers().iter();
     layers
-        .map(|layer| ImageReport::new(layer.info.clone(), layer.backing.clone()))
+        .map(|layer| ImageReport::new(layer.info.clone(), layer.backing.clone(), &source))
         .collect()
 }

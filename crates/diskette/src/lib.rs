@@ -73,6 +73,7 @@
 //! | `mmap` | files mapped into memory, on the caller's word that nobody changes them |
 
 mod check;
+mod container;
 mod formats;
 mod inspect;
 mod map;
@@ -90,6 +91,7 @@ pub use diskette_inspect as inside;
 pub use diskette_storage as storage;
 
 pub use check::{check, repair};
+pub use container::{ContainerReport, DiskReport, inspect_container, is_container};
 pub use formats::registry;
 pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use diskette_core::{Chain, OpenOptions, Opened, Result, Storage};
 use diskette_storage::{FileStorage, FolderResolver};
 
+use crate::container::{Source, source};
 use crate::registry;
 
 /// How images are opened if nothing else is said: the format is found out by the content, and files that an image names
-/// are opened in that image's own folder alone.
+/// are opened in that image's own folder alone. The only disk of an OVA is opened as if it were a file.
 #[must_use]
 pub fn safe_options() -> OpenOptions {
     let mut options = OpenOptions::default();
@@ -24,17 +25,22 @@ pub fn open(path: impl AsRef<Path>) -> Result<Chain> {
 
 /// The same, opened as `options` say.
 pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Chain> {
-    registry().open_chain(storage(path, options)?, options)
+    let Source {
+        storage, options, ..
+    } = source(path, options)?;
+    registry().open_chain(storage, &options)
 }
 
 /// The image at `path` alone, opened with [`safe_options`]. Its backing image is only named.
 pub fn open_image(path: impl AsRef<Path>) -> Result<Opened> {
-    let options = safe_options();
-    registry().open(storage(path, &options)?, &options)
+    let Source {
+        storage, options, ..
+    } = source(path, &safe_options())?;
+    registry().open(storage, &options)
 }
 
 /// The file at `path`, to be read. While it is open no program of QEMU's writes it.
-pub(crate) fn storage(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<dyn Storage>> {
+pub(crate) fn file(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<dyn Storage>> {
     let file = FileStorage::open(path)?;
     if !options.ignore_locks {
         file.lock()?;

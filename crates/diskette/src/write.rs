@@ -113,6 +113,7 @@ impl<'a> Conversion<'a> {
         storage.lock()?;
         let mut reading = options.clone();
         reading.ignore_locks = true; // The lock is our own.
+        reading.containers = false;
         let below = crate::open_with(&path, &reading)?.into_below();
         let below = below.map(|below| Arc::new(below) as _);
         let storage: Arc<dyn StorageMut> = match self.sync {
@@ -166,7 +167,7 @@ pub fn refuse_source_as_target(sources: &[Chain], target: impl AsRef<Path>) -> R
     };
     let layers = sources.iter().flat_map(Chain::layers);
     let mut files = layers.flat_map(|layer| &layer.info.files);
-    match files.find(|file| file_id(Path::new(file)) == Some(target_id)) {
+    match files.find(|file| host_file_id(file) == Some(target_id)) {
         Some(_) => Err(Error::File {
             op: "write to",
             path: target.display().to_string(),
@@ -174,6 +175,12 @@ pub fn refuse_source_as_target(sources: &[Chain], target: impl AsRef<Path>) -> R
         }),
         None => Ok(()),
     }
+}
+
+/// The same of a file that may be a part of another: `machine.ova#disk.vmdk`.
+fn host_file_id(name: &str) -> Option<(u64, u64)> {
+    let mut wholes = name.rmatch_indices('#').map(|(at, _)| &name[..at]);
+    file_id(Path::new(name)).or_else(|| wholes.find_map(|whole| file_id(Path::new(whole))))
 }
 
 /// What tells one file of the host from all others, whatever names it has.

@@ -20,6 +20,7 @@ use crate::progress;
 #[command(after_help = "\
 Examples:
   diskette compare disk.vmdk disk.qcow2
+  diskette compare --disk 0 machine.ova disk.qcow2
   diskette compare -s -f raw -F qcow2 disk.raw disk.qcow2")]
 pub(crate) struct Compare {
     /// The first image
@@ -97,10 +98,15 @@ pub(crate) fn run(args: &Compare) -> Outcome {
 
 impl Compare {
     fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
-        let options = self.opening.options(format);
-        options
-            .and_then(|options| diskette::open_with(path, &options))
-            .map_err(|error| Failure::from(error).with_code(CANNOT_OPEN))
+        let opened = self.opening.options(format).and_then(|mut options| {
+            // What is said of a container concerns the file that is one.
+            if !diskette::is_container(path, &options)? {
+                options.disk = None;
+                options.verify_manifest = false;
+            }
+            diskette::open_with(path, &options)
+        });
+        opened.map_err(|error| Failure::from(error).with_code(CANNOT_OPEN))
     }
 
     fn say(&self, line: &str) -> io::Result<()> {

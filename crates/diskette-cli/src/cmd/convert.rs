@@ -23,6 +23,7 @@ use crate::{options_help, progress};
     after_help = "\
 Examples:
   diskette convert -p -O qcow2 router.vmdk router.qcow2
+  diskette convert --disk 0 --verify-manifest -O qcow2 machine.ova machine.qcow2
   diskette convert -c -O qcow2 -o compression_type=zstd disk.raw disk.qcow2
   diskette convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 moved-overlay.qcow2
   diskette convert -O qcow2 -o help"

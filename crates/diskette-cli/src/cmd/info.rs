@@ -8,16 +8,18 @@ use clap::Args;
 
 use crate::args::{Opening, Output};
 use crate::failure::Outcome;
-use crate::report;
+use crate::{container, report};
 
 /// Show what an image is: format, sizes, snapshots, what lies below it
 ///
-/// Only the image itself is looked at; its backing image is named, and opened with --backing-chain alone.
+/// Only the image itself is looked at; its backing image is named, and opened with --backing-chain alone. Of an OVA the
+/// disks are listed; --disk shows one of them.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   diskette info disk.qcow2
   diskette info --output=json disk.vmdk
+  diskette info --verify-manifest machine.ova
   diskette info --backing-chain --allow-reference /srv/bases overlay.qcow2")]
 pub(crate) struct Info {
     /// The image
@@ -41,6 +43,11 @@ pub(crate) struct Info {
 
 pub(crate) fn run(args: &Info) -> Outcome {
     let options = args.opening.options(args.format.as_deref())?;
+    if options.disk.is_none()
+        && let Some(container) = diskette::inspect_container(&args.filename, &options)?
+    {
+        return container::print(&container, args.output);
+    }
     let images = if args.backing_chain {
         diskette::inspect_chain(&args.filename, options)?
     } else {
