@@ -1,13 +1,14 @@
-//! VMDK, VMware's disk images, for reading.
+//! VMDK, VMware's disk images.
 //!
-//! | what | read |
-//! | --- | --- |
-//! | monolithicSparse, twoGbMaxExtentSparse | yes |
-//! | streamOptimized | yes: VMware's, open-vmdk's and qemu-img's layouts; without a footer by a scan |
-//! | monolithicFlat, twoGbMaxExtentFlat, vmfs and its aliases | yes |
-//! | vmfsSparse (COWD), seSparse | yes, if the seSparse journal is empty |
-//! | delta links | yes, over a parent with the right CID |
-//! | raw devices (fullDevice, vmfsRDM ...), vSAN and vVol objects, encryption | refused by name |
+//! | what | read | made anew |
+//! | --- | --- | --- |
+//! | monolithicSparse, twoGbMaxExtentSparse | yes | yes |
+//! | streamOptimized | yes: VMware's, open-vmdk's and qemu-img's layouts; without a footer by a scan | yes, in VMware's |
+//! | monolithicFlat, twoGbMaxExtentFlat | yes | yes |
+//! | vmfs and its aliases | yes | no |
+//! | vmfsSparse (COWD), seSparse | yes, if the seSparse journal is empty | no |
+//! | delta links | yes, over a parent with the right CID | yes, but for flat ones and streams |
+//! | raw devices (fullDevice, vmfsRDM ...), vSAN and vVol objects, encryption | refused by name | no |
 //!
 //! A descriptor, which is a text, names the extents that make up the disk, each of its own kind and mostly in a file of
 //! its own; here they are called *parts*. In a hosted sparse extent the descriptor may be embedded: that is an image in
@@ -29,6 +30,7 @@ mod sesparse;
 mod sparse;
 mod spec;
 mod stream;
+mod write;
 
 use std::sync::Arc;
 
@@ -58,7 +60,7 @@ impl Format for Vmdk {
     }
 
     fn writable(&self) -> Option<&dyn WritableFormat> {
-        None
+        Some(self)
     }
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {

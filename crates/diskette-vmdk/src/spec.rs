@@ -14,7 +14,7 @@ pub(crate) const COWD_MAGIC: [u8; 4] = *b"COWD";
 pub(crate) const SE_SPARSE_MAGIC: [u8; 8] = [0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0];
 
 /// `SparseExtentHeader` of a hosted sparse extent. In a stream it may stand a second time, as the footer.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct HostedHeader {
     /// `magicNumber`.
@@ -58,6 +58,12 @@ pub(crate) const GD_AT_END: u64 = u64::MAX;
 pub(crate) const COMPRESSION_NONE: u16 = 0;
 /// `compressAlgorithm`: deflate, in the zlib wrapping of RFC 1950.
 pub(crate) const COMPRESSION_DEFLATE: u16 = 1;
+/// `version` of a plain extent.
+pub(crate) const VERSION: u32 = 1;
+/// `version` with [`flags::ZEROED_GRAIN`].
+pub(crate) const VERSION_ZEROED_GRAIN: u32 = 2;
+/// `version` of a stream.
+pub(crate) const VERSION_STREAM: u32 = 3;
 /// The newest `version` that is known.
 pub(crate) const HOSTED_VERSION_MAX: u64 = 3;
 
@@ -67,6 +73,8 @@ pub(crate) mod flags {
     pub(crate) const NEWLINES: u32 = 1 << 0;
     /// There is a redundant grain directory.
     pub(crate) const REDUNDANT: u32 = 1 << 1;
+    /// A grain table's entry of 1 is a grain of zeros.
+    pub(crate) const ZEROED_GRAIN: u32 = 1 << 2;
     /// Grains are compressed.
     pub(crate) const COMPRESSED: u32 = 1 << 16;
     /// Grains and tables are preceded by markers.
@@ -77,12 +85,14 @@ pub(crate) mod flags {
 
 /// Sectors that an embedded descriptor takes where the header does not say.
 pub(crate) const DESCRIPTOR_SECTORS: u64 = 20;
+/// Entries of a hosted grain table, in practice.
+pub(crate) const TABLE_ENTRIES: u32 = 512;
 /// The entry of a hosted grain table for a grain of zeros.
 pub(crate) const GTE_ZERO: u32 = 1;
 
 /// The head of a piece of a stream: of a compressed grain (`size` is not 0, the data follow at once), or of a
 /// metadata sector (`size` is 0, and `kind` says which).
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Marker {
     /// Of a grain: its first sector on the disk. Of metadata: how many sectors follow the marker.

@@ -1,0 +1,93 @@
+//! Making VMDK images.
+
+mod content_id;
+mod extent;
+mod flat;
+mod header;
+mod joined;
+mod measure;
+mod options;
+mod ordered;
+mod sparse;
+mod stream;
+mod table;
+mod text;
+
+use std::sync::Arc;
+
+use diskette_core::{
+    BlockReader, BlockWriter, Error, ImageWriter, Measure, NewImage, NewParts, OpenContext,
+    OptionSpec, Result, StorageExt, StorageMut, WritableFormat,
+};
+
+use crate::{FORMAT, Vmdk};
+use flat::Flat;
+use header::GRAIN;
+use options::{OPTIONS, Settings, Subformat};
+use sparse::Sparse;
+use stream::Stream;
+
+impl WritableFormat for Vmdk {
+    fn options(&self) -> &'static [OptionSpec] {
+        OPTIONS
+    }
+
+    fn settled_options(&self, what: &NewImage) -> Result<Vec<(&'static str, String)>> {
+        Settings::told(what)
+    }
+
+    fn measure(&self, what: &NewImage, data: u64) -> Result<Measure> {
+        Ok(measure::measure(&Settings::new(what)?, data))
+    }
+
+    fn granule_size(&self, _what: &NewImage) -> Result<u64> {
+        Ok(GRAIN)
+    }
+
+    fn create(
+        &self,
+        to: Arc<dyn StorageMut>,
+        parts: &dyn NewParts,
+        what: &NewImage,
+    ) -> Result<Box<dyn ImageWriter>> {
+        let settings = Settings::new(what)?;
+        empty(&*to)?;
+        Ok(match (settings.subformat, settings.subformat.part_size()) {
+            (Subformat::StreamOptimized, _) => Box::new(Stream::new(to, settings)?),
+            (subformat, _) if subformat.is_flat() => Box::new(Flat::new(to, parts, settings)?),
+            (_, Some(part_size)) => Box::new(Sparse::split(to, parts, part_size, settings)?),
+            (_, None) => Box::new(Sparse::monolithic(to, settings)),
+        })
+    }
+
+    fn edit(
+        &self,
+        _image: Arc<dyn StorageMut>,
+        _below: Option<Arc<dyn BlockReader>>,
+        _cx: &OpenContext<'_>,
+    ) -> Result<Box<dyn BlockWriter>> {
+        Err(Error::unsupported(
+            FORMAT,
+            "writing into an image that is there",
+        ))
+    }
+}
+
+/// Takes from a storage what it held. What cannot be emptied, as a device, would show it through.
+fn empty(storage: &dyn StorageMut) -> Result<()> {
+    storage
+        .set_size(0)
+        .map_err(|source| storage.failed("truncate", 0, 0, source))?;
+    match storage.total_size()? {
+        0 => Ok(()),
+        _ => Err(Error::unsupported(FORMAT, "an image on a device")),
+    }
+}
+
+/// That a chunk of the disk begins with a grain.
+fn check_chunk(offset: u64, len: u64, size: u64) -> Result<()> {
+    match offset.is_multiple_of(GRAIN) && offset < size && len > 0 {
+        true => Ok(()),
+        false => Err(Error::OutOfRange { offset, len, size }),
+    }
+}
