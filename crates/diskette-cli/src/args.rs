@@ -79,7 +79,7 @@ impl FormatOptions {
     pub(crate) fn parse(&self) -> Result<GivenOptions, Failure> {
         let mut given = GivenOptions::default();
         for pair in self.pairs() {
-            let (name, value) = pair.split_once('=').unwrap_or((&pair, "on"));
+            let (name, value) = name_and_value(&pair);
             if name.is_empty() {
                 return Err(Failure::new(format!(
                     "-o {pair}: the option's name is missing"
@@ -94,6 +94,11 @@ impl FormatOptions {
     fn pairs(&self) -> impl Iterator<Item = String> {
         self.options.iter().flat_map(|text| split_at_commas(text))
     }
+}
+
+/// A name alone means that it is on.
+fn name_and_value(pair: &str) -> (&str, &str) {
+    pair.split_once('=').unwrap_or((pair, "on"))
 }
 
 fn split_at_commas(text: &str) -> Vec<String> {
@@ -244,6 +249,10 @@ pub(crate) struct Opening {
     #[arg(long)]
     pub(crate) ignore_parent_id: bool,
 
+    /// How the format is to read its images: 'force_size_calc=chs' or 'force_size_calc=current_size' for VPC (VHD)
+    #[arg(long, value_name = "OPTIONS")]
+    pub(crate) open_options: Vec<String>,
+
     /// Read an image although another program writes it
     #[arg(short = 'U', long)]
     pub(crate) force_share: bool,
@@ -262,7 +271,16 @@ impl Opening {
         options.ignore_locks = self.force_share;
         options.disk.clone_from(&self.container.disk);
         options.verify_manifest = self.container.verify_manifest;
+        options.format_options = self.format_options()?;
         Ok(options)
+    }
+
+    fn format_options(&self) -> diskette::core::Result<Options> {
+        let pairs = self.open_options.iter();
+        let pairs: Vec<String> = pairs.flat_map(|text| split_at_commas(text)).collect();
+        let given: Options = pairs.iter().map(|pair| name_and_value(pair)).collect();
+        given.expect_only("--open-options", diskette::open_options())?;
+        Ok(given)
     }
 
     fn resolver(&self) -> diskette::core::Result<FolderResolver> {

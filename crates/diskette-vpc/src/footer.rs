@@ -39,6 +39,9 @@ enum SizeRule {
     CurrentSize,
 }
 
+/// The option for opening that names one.
+pub(crate) const FORCE_SIZE_CALC: &str = "force_size_calc";
+
 /// A footer whose cookie, checksum, version and type are right, and where it was found.
 struct Found {
     raw: spec::Footer,
@@ -250,14 +253,13 @@ pub(crate) fn checksum(bytes: &[u8]) -> u32 {
 }
 
 fn size_rule(cx: &OpenContext<'_>) -> Result<SizeRule> {
-    const OPTION: &str = "force_size_calc";
-    match cx.options.text(OPTION) {
+    match cx.options.text(FORCE_SIZE_CALC) {
         None => Ok(SizeRule::ByCreator),
         Some("chs") => Ok(SizeRule::Geometry),
         Some("current_size") => Ok(SizeRule::CurrentSize),
         Some(_) => Err(Error::invalid_option(
             FORMAT,
-            OPTION,
+            FORCE_SIZE_CALC,
             "neither chs nor current_size",
         )),
     }

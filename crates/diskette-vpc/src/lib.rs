@@ -23,12 +23,21 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
-    SnapshotFormat, Storage, WritableFormat,
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec, RepairableFormat,
+    Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
 pub(crate) const FORMAT: &str = "vpc";
+
+/// What can be said of an image when it is opened, as qemu-img has it: `force_size_calc` settles how the disk's size is
+/// found where the program that made the image cannot be trusted to tell.
+pub const OPEN_OPTIONS: &[OptionSpec] = &[OptionSpec {
+    name: footer::FORCE_SIZE_CALC,
+    takes: "chs|current_size",
+    default: "",
+    help: "the disk's size by its geometry, or by the number; else by the program that made the image",
+}];
 
 /// The format.
 #[derive(Clone, Copy, Debug)]

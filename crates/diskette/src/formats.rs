@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use diskette_core::{Format, Registry};
+use diskette_core::{Format, OptionSpec, Registry};
 
 /// In the order in which a file is shown to them.
 static FORMATS: &[&dyn Format] = &[
@@ -19,4 +19,11 @@ static FORMATS: &[&dyn Format] = &[
 pub fn registry() -> &'static Registry {
     static ALL: LazyLock<Registry> = LazyLock::new(|| Registry::new(FORMATS.to_vec()));
     &ALL
+}
+
+/// The options that formats take when an image is opened
+/// ([`format_options`](diskette_core::OpenOptions::format_options)). A format passes over those of others.
+#[must_use]
+pub const fn open_options() -> &'static [OptionSpec] {
+    diskette_vpc::OPEN_OPTIONS
 }

@@ -92,7 +92,7 @@ pub use diskette_storage as storage;
 
 pub use check::{check, repair};
 pub use container::{ContainerReport, DiskReport, inspect_container, is_container};
-pub use formats::registry;
+pub use formats::{open_options, registry};
 pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};
 pub use open::{open, open_image, open_with, safe_options};
