@@ -11,8 +11,10 @@ pub mod golden;
 pub mod qcow2;
 pub mod recording;
 pub mod tools;
+pub mod vdi;
 pub mod vhdx;
 pub mod vmdk;
+pub mod vpc;
 mod walk;
 
 pub use conformance::{check_reader, check_reader_against, check_reader_against_fn};

@@ -1,6 +1,5 @@
 //! Images made by hand, and what a guest must read from them.
 #![expect(clippy::unwrap_used, reason = "a panic is a failed test")]
-#![expect(clippy::cast_possible_truncation, reason = "the images are small")]
 
 use std::sync::Arc;
 
@@ -9,119 +8,21 @@ use diskette_core::{
     Opened, Reference, Registry, Resolver, Result, Storage,
 };
 use diskette_storage::MemoryStorage;
+use diskette_testkit::vdi::{FREE, Vdi as Image, ZERO};
 use diskette_vdi::Vdi;
 
 const MIB: usize = 1 << 20;
-const FREE: u32 = 0xffff_ffff;
-const ZERO: u32 = 0xffff_fffe;
 
-/// An image to be made. The defaults are those of a dynamic image by VirtualBox.
-#[derive(Clone)]
-struct Image {
-    disk: u64,
-    map: Vec<u32>,
-    /// Position in the data area, and what fills that block.
-    blocks: Vec<(usize, u8)>,
-    block_size: usize,
-    extra: usize,
-    image_type: u32,
-    version: u32,
-    header_size: u32,
-    map_offset: usize,
-    data_offset: Option<usize>,
-    block_count: Option<u32>,
-    allocated: Option<u32>,
-    sector_size: u32,
-    uuids: [u8; 4],
+/// What is done with an image that was made.
+trait Made {
+    fn open(&self) -> Result<Opened>;
+    fn runs(&self) -> Vec<(u8, usize)>;
+    fn refusal(&self) -> String;
 }
 
-impl Image {
-    fn new(disk: usize, map: &[u32], blocks: &[(usize, u8)]) -> Self {
-        Self {
-            disk: disk as u64,
-            map: map.to_vec(),
-            blocks: blocks.to_vec(),
-            block_size: MIB,
-            extra: 0,
-            image_type: 1,
-            version: 0x10001,
-            header_size: 400,
-            map_offset: 512,
-            data_offset: None,
-            block_count: None,
-            allocated: None,
-            sector_size: 512,
-            uuids: [1, 2, 0, 0],
-        }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let count = self.block_count.unwrap_or(self.map.len() as u32);
-        let used = self.map.iter().filter(|entry| **entry < ZERO).count() as u32;
-        let allocated = self.allocated.unwrap_or(used);
-        let uuids: Vec<u8> = self.uuids.iter().flat_map(|byte| [*byte; 16]).collect();
-
-        let mut bytes = b"<<< Oracle VM VirtualBox Disk Image >>>\n".to_vec();
-        bytes.resize(64, 0);
-        let number = |bytes: &mut Vec<u8>, value: u32| bytes.extend(value.to_le_bytes());
-        number(&mut bytes, 0xbeda_107f);
-        number(&mut bytes, self.version);
-        let old = self.version == 2;
-        let map_offset = if old { 420 } else { self.map_offset };
-        let map_end = map_offset + 4 * self.map.len();
-        let data_offset = if old {
-            map_end
-        } else {
-            self.data_offset.unwrap_or(map_end.next_multiple_of(512))
-        };
-        if !old {
-            number(&mut bytes, self.header_size);
-        }
-        number(&mut bytes, self.image_type);
-        number(&mut bytes, 0);
-        bytes.extend([0; 256]);
-        if old {
-            [0, 0, 0, 512]
-                .iter()
-                .for_each(|value| number(&mut bytes, *value));
-        } else {
-            [
-                map_offset as u32,
-                data_offset as u32,
-                0,
-                0,
-                0,
-                self.sector_size,
-                0,
-            ]
-            .into_iter()
-            .for_each(|value| number(&mut bytes, value));
-        }
-        bytes.extend(self.disk.to_le_bytes());
-        number(&mut bytes, self.block_size as u32);
-        if !old {
-            number(&mut bytes, self.extra as u32);
-        }
-        number(&mut bytes, count);
-        number(&mut bytes, allocated);
-        bytes.extend(&uuids[..if old { 48 } else { 64 }]);
-        bytes.resize(map_offset.max(bytes.len()), 0);
-        for (index, entry) in self.map.iter().enumerate() {
-            let at = map_offset + 4 * index;
-            bytes.resize(bytes.len().max(at + 4), 0);
-            bytes[at..at + 4].copy_from_slice(&entry.to_le_bytes());
-        }
-        bytes.resize(data_offset.max(bytes.len()), 0);
-        for (position, fill) in &self.blocks {
-            let at = data_offset + position * (self.block_size + self.extra) + self.extra;
-            bytes.resize(bytes.len().max(at + self.block_size), 0xee);
-            bytes[at..at + self.block_size].fill(*fill);
-        }
-        bytes
-    }
-
+impl Made for Image {
     fn open(&self) -> Result<Opened> {
-        open(self.bytes())
+        open(self.build())
     }
 
     fn runs(&self) -> Vec<(u8, usize)> {
@@ -364,7 +265,7 @@ fn a_header_that_lies_is_refused_by_field_offset_and_value() {
         },
         "vdi: header.block_extra at 0x17c is 0x3, not a power of two",
     );
-    assert!(open(order().bytes()[..511].to_vec()).is_err());
+    assert!(open(order().build()[..511].to_vec()).is_err());
 }
 
 #[test]
@@ -391,7 +292,7 @@ fn a_block_beyond_the_end_of_the_file_is_an_error_where_it_is_read() {
     options.salvage = true;
     let disk = Vdi
         .open(
-            Arc::new(MemoryStorage::new(beyond.bytes())),
+            Arc::new(MemoryStorage::new(beyond.build())),
             &options.context(),
         )
         .unwrap()
@@ -418,9 +319,9 @@ fn open_over(base: &Image, uuids: [u8; 4]) -> Result<diskette_core::Chain> {
     };
     let mut options = OpenOptions::default();
     options.probe_backing = true;
-    options.files = Arc::new(Only(Arc::new(MemoryStorage::named("base", base.bytes()))));
+    options.files = Arc::new(Only(Arc::new(MemoryStorage::named("base", base.build()))));
     Registry::new(vec![&Vdi]).open_chain(
-        Arc::new(MemoryStorage::named("diff", diff.bytes())),
+        Arc::new(MemoryStorage::named("diff", diff.build())),
         &options,
     )
 }
@@ -462,7 +363,7 @@ fn a_parent_that_has_changed_is_refused() {
 #[test]
 fn a_check_finds_shared_blocks_blocks_too_far_and_a_wrong_count() {
     let check = |image: Image| {
-        let storage = Arc::new(MemoryStorage::new(image.bytes()));
+        let storage = Arc::new(MemoryStorage::new(image.build()));
         Vdi.check(storage, &OpenOptions::default().context())
             .unwrap()
             .corruptions
@@ -495,7 +396,7 @@ fn no_byte_of_the_header_can_make_it_panic() {
         block_size: 4096,
         ..sparse()
     }
-    .bytes();
+    .build();
     for at in 64..528 {
         for value in [0, 1, 0x7f, 0x80, 0xff] {
             let mut bytes = sound.clone();

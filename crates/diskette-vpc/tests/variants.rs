@@ -10,95 +10,16 @@ use diskette_core::{
     Opened, Reference, Registry, Resolver, Result, Storage,
 };
 use diskette_storage::MemoryStorage;
+use diskette_testkit::vpc::{Footer, Vpc as Image, seal};
 use diskette_vpc::Vpc;
 
 const MIB: usize = 1 << 20;
 const DISK: usize = 8 * MIB;
-const ALL_ONES: u64 = u64::MAX;
-
-fn checksum(bytes: &[u8]) -> u32 {
-    !bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>()
-}
-
-fn seal(bytes: &mut [u8], at: usize) {
-    bytes[at..at + 4].fill(0);
-    let sum = checksum(bytes);
-    bytes[at..at + 4].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// The geometry for a size, by the specification's appendix.
-fn geometry(size: u64) -> [u8; 4] {
-    let total = (size / 512).min(65535 * 16 * 255);
-    let (tracks, heads, sectors) = if total >= 65535 * 16 * 63 {
-        (total / 255, 16, 255)
-    } else {
-        let mut tracks = total / 17;
-        let mut heads = tracks.div_ceil(1024).max(4);
-        let mut sectors = 17;
-        if tracks >= heads * 1024 || heads > 16 {
-            (tracks, heads, sectors) = (total / 31, 16, 31);
-        }
-        if tracks >= heads * 1024 {
-            (tracks, heads, sectors) = (total / 63, 16, 63);
-        }
-        (tracks, heads, sectors)
-    };
-    let cylinders = ((tracks / heads) as u16).to_be_bytes();
-    [cylinders[0], cylinders[1], heads as u8, sectors as u8]
-}
-
-fn footer(size: u64, disk_type: u32, application: [u8; 4], data_offset: u64, id: u8) -> [u8; 512] {
-    let mut bytes = [0; 512];
-    bytes[..8].copy_from_slice(b"conectix");
-    bytes[11] = 2;
-    bytes[13] = 1;
-    bytes[16..24].copy_from_slice(&data_offset.to_be_bytes());
-    bytes[28..32].copy_from_slice(&application);
-    bytes[32..36].copy_from_slice(&0x000a_0000_u32.to_be_bytes());
-    bytes[40..48].copy_from_slice(&size.to_be_bytes());
-    bytes[48..56].copy_from_slice(&size.to_be_bytes());
-    bytes[56..60].copy_from_slice(&geometry(size));
-    bytes[60..64].copy_from_slice(&disk_type.to_be_bytes());
-    bytes[68..84].fill(id);
-    seal(&mut bytes, 64);
-    bytes
-}
-
-/// A dynamic or differencing image to be made.
-#[derive(Clone)]
-struct Image {
-    size: usize,
-    /// By block, the sectors whose bits are set, and what fills them.
-    blocks: BTreeMap<usize, BTreeMap<usize, u8>>,
-    order: Vec<usize>,
-    block_size: usize,
-    application: [u8; 4],
-    entries: Option<usize>,
-    bits: Option<u8>,
-    front: bool,
-    rear: usize,
-    /// Code, text in UTF-16LE.
-    locators: Vec<([u8; 4], &'static str)>,
-    parent_id: Option<u8>,
-    batmap: bool,
-    reversed: bool,
-}
 
 fn image(size: usize, blocks: impl IntoIterator<Item = (usize, BTreeMap<usize, u8>)>) -> Image {
     Image {
-        size,
         blocks: blocks.into_iter().collect(),
-        order: Vec::new(),
-        block_size: 2 * MIB,
-        application: *b"win ",
-        entries: None,
-        bits: None,
-        front: true,
-        rear: 512,
-        locators: Vec::new(),
-        parent_id: None,
-        batmap: false,
-        reversed: false,
+        ..Image::new(size)
     }
 }
 
@@ -119,78 +40,21 @@ fn one_block() -> Image {
     image(DISK, [(0, full(0x41, 2 * MIB))])
 }
 
-impl Image {
-    fn bytes(&self) -> Vec<u8> {
-        let entries = self.entries.unwrap_or(self.size.div_ceil(self.block_size));
-        let disk_type = if self.parent_id.is_some() { 4 } else { 3 };
-        let mut footer = footer(self.size as u64, disk_type, self.application, 512, 0x11);
-        if self.reversed {
-            footer[32..36].copy_from_slice(&1_u32.to_be_bytes());
-            seal(&mut footer, 64);
-        }
-        let mut header = vec![0; 1024];
-        header[..8].copy_from_slice(b"cxsparse");
-        header[8..16].fill(0xff);
-        header[16..24].copy_from_slice(&1536_u64.to_be_bytes());
-        header[25] = 1;
-        header[28..32].copy_from_slice(&(entries as u32).to_be_bytes());
-        header[32..36].copy_from_slice(&(self.block_size as u32).to_be_bytes());
-        header[40..56].fill(self.parent_id.unwrap_or(0));
+/// What is done with an image that was made.
+trait Made {
+    fn by(self, application: [u8; 4]) -> Self;
+    fn open(&self) -> Result<Opened>;
+    fn runs(&self) -> Vec<(u8, usize)>;
+}
 
-        let mut end = 1536 + (4 * entries).next_multiple_of(512);
-        let mut bytes = vec![0; end];
-        bytes[1536..].fill(0xff);
-        if self.batmap {
-            bytes.extend(b"tdbatmap");
-            bytes.resize(end + 1024, 0);
-            end = bytes.len();
-        }
-        for (slot, (code, path)) in self.locators.iter().enumerate() {
-            let text: Vec<u8> = path.encode_utf16().flat_map(u16::to_le_bytes).collect();
-            let at = 576 + 24 * slot;
-            header[at..at + 4].copy_from_slice(code);
-            header[at + 8..at + 12].copy_from_slice(&(text.len() as u32).to_be_bytes());
-            header[at + 16..at + 24].copy_from_slice(&(end as u64).to_be_bytes());
-            bytes.extend(text);
-            bytes.resize(bytes.len().next_multiple_of(512), 0);
-            end = bytes.len();
-        }
-        seal(&mut header, 36);
-
-        let bitmap_len = (self.block_size / 512).div_ceil(8).next_multiple_of(512);
-        let order = if self.order.is_empty() {
-            self.blocks.keys().copied().collect()
-        } else {
-            self.order.clone()
-        };
-        for index in order {
-            bytes[1536 + 4 * index..][..4].copy_from_slice(&((end / 512) as u32).to_be_bytes());
-            bytes.resize(end + bitmap_len + self.block_size, 0);
-            for (sector, fill) in &self.blocks[&index] {
-                bytes[end + sector / 8] |= if self.reversed {
-                    1 << (sector % 8)
-                } else {
-                    0x80 >> (sector % 8)
-                };
-                bytes[end + bitmap_len + sector * 512..][..512].fill(*fill);
-            }
-            if let Some(bits) = self.bits {
-                bytes[end..end + bitmap_len].fill(bits);
-            }
-            end = bytes.len();
-        }
-        if self.front {
-            bytes[..512].copy_from_slice(&footer);
-        } else {
-            bytes[..512].fill(0);
-        }
-        bytes[512..1536].copy_from_slice(&header);
-        bytes.extend(&footer[..self.rear]);
-        bytes
+impl Made for Image {
+    fn by(mut self, application: [u8; 4]) -> Self {
+        self.footer.application = application;
+        self
     }
 
     fn open(&self) -> Result<Opened> {
-        open(self.bytes())
+        open(self.build())
     }
 
     fn runs(&self) -> Vec<(u8, usize)> {
@@ -216,7 +80,7 @@ fn runs(disk: &dyn BlockReader) -> Vec<(u8, usize)> {
 
 /// The dynamic image with bytes of its footers changed.
 fn with_footer(at: usize, value: &[u8], resealed: bool, both: bool) -> Vec<u8> {
-    let mut bytes = dynamic().bytes();
+    let mut bytes = dynamic().build();
     let mut footer = bytes[..512].to_vec();
     footer[at..at + value.len()].copy_from_slice(value);
     if resealed {
@@ -232,7 +96,7 @@ fn with_footer(at: usize, value: &[u8], resealed: bool, both: bool) -> Vec<u8> {
 
 /// The dynamic image with bytes of its header changed.
 fn with_header(at: usize, value: &[u8], resealed: bool) -> Vec<u8> {
-    let mut bytes = dynamic().bytes();
+    let mut bytes = dynamic().build();
     bytes[512 + at..][..value.len()].copy_from_slice(value);
     if resealed {
         seal(&mut bytes[512..1536], 36);
@@ -241,7 +105,7 @@ fn with_header(at: usize, value: &[u8], resealed: bool) -> Vec<u8> {
 }
 
 fn with_entry(index: usize, sector: u32) -> Vec<u8> {
-    let mut bytes = dynamic().bytes();
+    let mut bytes = dynamic().build();
     bytes[1536 + 4 * index..][..4].copy_from_slice(&sector.to_be_bytes());
     bytes
 }
@@ -249,7 +113,7 @@ fn with_entry(index: usize, sector: u32) -> Vec<u8> {
 fn fixed(data: usize, size: usize, footer_len: usize) -> Vec<u8> {
     let mut bytes = vec![0; data];
     bytes[..MIB].fill(0x41);
-    bytes.extend(&footer(size as u64, 2, *b"win ", ALL_ONES, 7)[..footer_len]);
+    bytes.extend(&Footer::new(size as u64).build()[..footer_len]);
     bytes
 }
 
@@ -291,11 +155,9 @@ fn a_sector_counts_only_where_its_bit_is_set() {
         .runs(),
         [(0, 16384)]
     );
-    let reversed = Image {
-        application: *b"tap\0",
-        reversed: true,
-        ..bits
-    };
+    let mut reversed = bits.by(*b"tap\0");
+    reversed.footer.version = 1;
+    reversed.reversed = true;
     assert_eq!(reversed.runs(), expected);
 }
 
@@ -334,9 +196,8 @@ fn a_table_may_be_larger_than_the_disk_and_have_a_batmap_behind_it() {
     );
     let blocks = [(0, full(0x41, 2 * MIB)), (1, sectors(&[(5, 0x42)]))];
     let xen = Image {
-        application: *b"tap\0",
-        batmap: true,
-        ..image(DISK, blocks)
+        batmap: Some(false),
+        ..image(DISK, blocks).by(*b"tap\0")
     };
     assert_eq!(xen.runs(), [(0x41, 4096), (0, 5), (0x42, 1), (0, 12282)]);
 }
@@ -372,10 +233,7 @@ fn either_footer_is_enough() {
 fn the_size_is_the_geometry_for_virtual_pc_and_qemu_alone() {
     let size = 10 * MIB + 51200;
     let size_of = |application: &[u8; 4]| {
-        let image = Image {
-            application: *application,
-            ..image(size, [(0, full(0x41, 2 * MIB))])
-        };
+        let image = image(size, [(0, full(0x41, 2 * MIB))]).by(*application);
         image.open().unwrap().reader.size()
     };
     for application in [b"vpc ", b"qemu"] {
@@ -389,7 +247,7 @@ fn the_size_is_the_geometry_for_virtual_pc_and_qemu_alone() {
     let by_option = |value: &str| {
         let mut options = OpenOptions::default();
         options.format_options.set("force_size_calc", value);
-        let bytes = image(size, [(0, full(0x41, 2 * MIB))]).bytes();
+        let bytes = image(size, [(0, full(0x41, 2 * MIB))]).build();
         Vpc.open(Arc::new(MemoryStorage::new(bytes)), &options.context())
             .map(|image| image.reader.size())
     };
@@ -523,17 +381,20 @@ fn child(locators: &[([u8; 4], &'static str)], parent_id: u8) -> Result<Chain> {
         (1, full(0x63, 2 * MIB)),
     ];
     let child = Image {
-        locators: locators.to_vec(),
+        locators: locators
+            .iter()
+            .map(|(code, path)| (*code, (*path).to_owned()))
+            .collect(),
         parent_id: Some(parent_id),
         ..image(DISK, blocks)
     };
     let mut options = OpenOptions::default();
     options.files = Arc::new(Only(Arc::new(MemoryStorage::named(
         "dyn.vhd",
-        dynamic().bytes(),
+        dynamic().build(),
     ))));
     Registry::new(vec![&Vpc]).open_chain(
-        Arc::new(MemoryStorage::named("child.vhd", child.bytes())),
+        Arc::new(MemoryStorage::named("child.vhd", child.build())),
         &options,
     )
 }
@@ -582,7 +443,7 @@ fn a_check_counts_blocks_and_finds_those_that_overlap() {
         )
         .unwrap()
     };
-    let clean = check(dynamic().bytes());
+    let clean = check(dynamic().build());
     assert_eq!(
         (
             clean.corruptions,
@@ -601,7 +462,7 @@ fn no_byte_of_the_tables_can_make_it_panic() {
         block_size: 4096,
         ..image(64 << 10, [(0, full(1, 4096)), (9, sectors(&[(3, 2)]))])
     };
-    let sound = image.bytes();
+    let sound = image.build();
     for at in (0..2048).chain(sound.len() - 512..sound.len()) {
         for value in [0, 1, 0x7f, 0x80, 0xff] {
             let mut bytes = sound.clone();
