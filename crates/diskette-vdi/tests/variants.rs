@@ -160,6 +160,43 @@ fn the_oldest_header_is_read() {
 }
 
 #[test]
+fn flags_a_longer_header_and_more_blocks_than_the_disk_needs_do_not_matter() {
+    let expected = [(0x41, 2048), (0, 2048), (0x43, 2048), (0, 2048)];
+    for image in [
+        Image {
+            flags: 1,
+            ..sparse()
+        },
+        Image {
+            header_size: 0x1a0,
+            ..sparse()
+        },
+        Image {
+            map: vec![0, FREE, 1, FREE, FREE, FREE],
+            ..sparse()
+        },
+    ] {
+        assert_eq!(image.runs(), expected);
+    }
+}
+
+#[test]
+fn a_disk_of_no_bytes_is_empty() {
+    let image = Image::new(0, &[], &[]);
+    assert_eq!(image.runs(), []);
+}
+
+#[test]
+fn a_file_cut_short_is_an_error_on_the_block_that_is_missing() {
+    let mut bytes = order().build();
+    bytes.truncate(bytes.len() - MIB);
+    let disk = open(bytes).unwrap().reader;
+    assert_eq!(disk.read_vec(2 << 20, 512).unwrap(), [0x43; 512]);
+    let error = disk.read_vec(0, 512).unwrap_err().to_string();
+    assert!(error.starts_with("vdi: map[0] at 0x200 is 0x2"), "{error}");
+}
+
+#[test]
 fn a_static_image_is_read_through_its_map() {
     let image = Image {
         image_type: 2,
@@ -243,6 +280,45 @@ fn a_header_that_lies_is_refused_by_field_offset_and_value() {
             ..sparse()
         },
         "vdi: header.map_offset at 0x154 is 0x200, its 2147483136 bytes reach beyond the file's end at 0x200400",
+    );
+    told(
+        Image {
+            block_count: Some(0x1fff_ff81),
+            data_offset: Some(1024),
+            ..sparse()
+        },
+        "vdi: header.map_offset at 0x154 is 0x200, its 2147483140 bytes reach beyond the file's end at 0x200400",
+    );
+    told(
+        Image {
+            header_size: 0x17c,
+            ..sparse()
+        },
+        "vdi: header.header_size at 0x48 is 0x17c, not within 384 to 4294967295",
+    );
+    told(
+        Image {
+            block_size: 256,
+            disk: 512,
+            ..sparse()
+        },
+        "vdi: header.block_size at 0x178 is 0x100, not within 512 to 268435456",
+    );
+    told(
+        Image {
+            disk: u64::MAX,
+            ..sparse()
+        },
+        "vdi: header.disk_size at 0x170 is 0xffffffffffffffff, not within 0 to 9223372036854775807",
+    );
+    told(
+        Image {
+            map: Vec::new(),
+            blocks: Vec::new(),
+            disk: 1,
+            ..sparse()
+        },
+        "vdi: header.block_count at 0x180 is 0x0, too few blocks for a disk of 1 bytes",
     );
     told(
         Image {

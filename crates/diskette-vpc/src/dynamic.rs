@@ -20,6 +20,8 @@ pub(crate) struct Dynamic {
     /// One entry for each block of the disk.
     pub bat: Table<U32>,
     pub bat_offset: u64,
+    /// Where no block can lie.
+    tables: Vec<TableRange>,
     pub backing: Option<Reference>,
 }
 
@@ -54,6 +56,7 @@ impl Dynamic {
         Ok(Self {
             block_size,
             bitmap_size,
+            tables: tables(storage, footer, &raw, (bat_offset, bat.byte_len() as u64))?,
             bat,
             bat_offset,
             backing,
@@ -82,35 +85,96 @@ impl Dynamic {
         )
     }
 
-    /// Where the first block can lie: behind all that comes before.
-    pub(crate) fn first_block(&self) -> u64 {
-        self.bat_offset + self.bat.byte_len() as u64
-    }
-
     /// That no block lies among the tables, and no two on one another: such an image is none that a program made.
     pub(crate) fn check_blocks(&self) -> Result<()> {
-        let mut blocks: Vec<(u64, usize)> = (0..self.bat.len())
-            .filter_map(|index| Some((self.block_offset(index)?, index)))
-            .collect();
-        blocks.sort_unstable();
-        if let Some(&(offset, index)) = blocks.first()
-            && offset < self.first_block()
-        {
-            let end = self.first_block();
-            return Err(self
-                .entry(index)
-                .malformed(format!("a block before the end of the tables at {end:#x}")));
-        }
-        for pair in blocks.windows(2) {
-            let [(before, first), (behind, second)] = [pair[0], pair[1]];
-            if behind - before < self.stride() {
-                return Err(self
-                    .entry(second)
-                    .malformed(format!("a block that overlaps that of bat[{first}]")));
+        let blocks = (0..self.bat.len()).filter_map(|index| {
+            let start = self.block_offset(index)?;
+            Some((start, start + self.stride(), Taken::Block(index))) // 32-bit sectors, at most 256 MiB
+        });
+        let tables = self.tables.iter();
+        let tables = tables.map(|table| (table.start, table.end, Taken::Table(table.what)));
+        let mut all: Vec<_> = tables.chain(blocks).collect();
+        all.sort_unstable_by_key(|(start, ..)| *start);
+        let mut before = (0, Taken::Table("nothing"));
+        for (start, end, here) in all {
+            let (taken_until, there) = before;
+            if start < taken_until {
+                self.check_pair(there, here)?;
+            }
+            if end > taken_until {
+                before = (end, here);
             }
         }
         Ok(())
     }
+
+    /// What is to be said of two things that overlap. Tables that do are another matter.
+    fn check_pair(&self, one: Taken, other: Taken) -> Result<()> {
+        let (index, what) = match (one, other) {
+            (Taken::Block(first), Taken::Block(second)) => {
+                (second, format!("that of bat[{first}]"))
+            }
+            (Taken::Block(index), Taken::Table(what))
+            | (Taken::Table(what), Taken::Block(index)) => (index, what.to_owned()),
+            (Taken::Table(_), Taken::Table(_)) => return Ok(()),
+        };
+        Err(self
+            .entry(index)
+            .malformed(format!("a block that overlaps {what}")))
+    }
+}
+
+/// What has a place in the file.
+#[derive(Clone, Copy, Debug)]
+enum Taken {
+    Block(usize),
+    Table(&'static str),
+}
+
+/// A part of the file that is no block.
+#[derive(Clone, Debug)]
+struct TableRange {
+    what: &'static str,
+    start: u64,
+    end: u64,
+}
+
+/// All of them, as far as they lie in the file.
+fn tables(
+    storage: &dyn Storage,
+    footer: &Footer,
+    raw: &spec::DynamicHeader,
+    bat: (u64, u64),
+) -> Result<Vec<TableRange>> {
+    let size = storage.total_size()?;
+    let range = |what, start: u64, len: u64| {
+        let end = start.checked_add(len)?;
+        (len > 0 && end <= size).then_some(TableRange { what, start, end })
+    };
+    let header_len = size_of::<spec::DynamicHeader>() as u64;
+    let mut found = vec![
+        range("the footer's copy", 0, SECTOR),
+        range("the header", footer.header_offset, header_len),
+        range("the table of blocks", bat.0, bat.1),
+    ];
+    if let Some((at, batmap)) = batmap(storage, raw)? {
+        found.push(range("the batmap", at, SECTOR));
+        let len = u64::from(batmap.size.get()) * SECTOR;
+        found.push(range("the batmap", batmap.offset.get(), len));
+    }
+    if footer.kind == Kind::Differencing {
+        found.extend(raw.parent_locators.iter().map(|locator| {
+            let used = locator.platform_code != [0; 4];
+            let len = if used {
+                locator.platform_data_length.get()
+            } else {
+                0
+            };
+            let start = locator.platform_data_offset.get();
+            range("a parent's name", start, len.into())
+        }));
+    }
+    Ok(found.into_iter().flatten().collect())
 }
 
 fn check_signature(raw: &spec::DynamicHeader, at: u64) -> Result<()> {
@@ -180,27 +244,34 @@ fn read_bat(
 
 /// XenServer says behind the table whether the disk's content is encrypted.
 fn refuse_encrypted(storage: &dyn Storage, raw: &spec::DynamicHeader) -> Result<()> {
+    match batmap(storage, raw)? {
+        Some((_, batmap)) if batmap.key_hash_cookie == 1 => Err(Error::unsupported(
+            FORMAT,
+            "an encrypted disk (XenServer's key hash)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The header of XenServer's map of full blocks, and where it lies: behind the table, if at all.
+fn batmap(
+    storage: &dyn Storage,
+    raw: &spec::DynamicHeader,
+) -> Result<Option<(u64, spec::BatmapHeader)>> {
     let end = raw.table_offset.get() + 4 * u64::from(raw.max_table_entries.get()); // within the file
     let offset = round_up(end, SECTOR).unwrap_or(end);
     let mut bytes = [0; size_of::<spec::BatmapHeader>()];
     storage.read_padded(&mut bytes, offset)?;
-    let Ok(batmap) = spec::BatmapHeader::read_from_bytes(&bytes) else {
-        return Ok(());
-    };
-    if batmap.cookie == spec::BATMAP_COOKIE && batmap.key_hash_cookie == 1 {
-        return Err(Error::unsupported(
-            FORMAT,
-            "an encrypted disk (XenServer's key hash)",
-        ));
-    }
-    Ok(())
+    let batmap = spec::BatmapHeader::read_from_bytes(&bytes).ok();
+    let batmap = batmap.filter(|batmap| batmap.cookie == spec::BATMAP_COOKIE);
+    Ok(batmap.map(|batmap| (offset, batmap)))
 }
 
 /// The parent, by the best of the locators.
 fn parent(storage: &dyn Storage, footer: &Footer, raw: &spec::DynamicHeader) -> Result<Reference> {
     let uuid = Uuid::from_bytes(raw.parent_unique_id);
     let at = footer.header_offset;
-    let Some(path) = locator::best(storage, raw)? else {
+    let Some(path) = locator::best(storage, raw, at)? else {
         let why = "the image is differencing, and names no parent that could be looked for";
         return Err(Error::malformed(
             FORMAT,

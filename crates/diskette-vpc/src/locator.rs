@@ -1,69 +1,87 @@
 //! Where a differencing image says that its parent is.
 
-use diskette_core::{Error, Result, Storage, StorageExt};
+use diskette_core::{Error, Field, Result, Storage, StorageExt};
 
 use crate::{FORMAT, spec};
 
-/// The best path among the locators, with `/` between its parts: a relative one, else the last part of an absolute
-/// one, which is looked for beside the image.
-pub(crate) fn best(storage: &dyn Storage, raw: &spec::DynamicHeader) -> Result<Option<String>> {
-    let find = |code: [u8; 4]| {
-        raw.parent_locators
-            .iter()
-            .position(|locator| locator.platform_code == code)
-    };
-    let read = |index: usize| read(storage, index, &raw.parent_locators[index]);
-    if let Some(index) = find(spec::LOCATOR_RELATIVE) {
-        return Ok(Some(portable(&utf16(&read(index)?, index)?)));
+/// The best path among the locators of the header at `header_offset`, with `/` between its parts: a relative one, else
+/// the last part of an absolute one, which is looked for beside the image. One that is garbled gives way to the next.
+pub(crate) fn best(
+    storage: &dyn Storage,
+    raw: &spec::DynamicHeader,
+    header_offset: u64,
+) -> Result<Option<String>> {
+    let mut first_error = None;
+    for code in [
+        spec::LOCATOR_RELATIVE,
+        spec::LOCATOR_ABSOLUTE,
+        spec::LOCATOR_URL,
+    ] {
+        let locators = raw.parent_locators.iter().enumerate();
+        for (index, locator) in locators.filter(|(_, locator)| locator.platform_code == code) {
+            let at = header_offset + 576 + 24 * index as u64; // the header lies within the file
+            let read = Entry { index, at }.read(storage, locator);
+            match read.and_then(|bytes| path(code, &bytes, &Entry { index, at })) {
+                Ok(path) if path.is_empty() => {}
+                Ok(path) => return Ok(Some(path)),
+                Err(error @ Error::Malformed { .. }) => first_error = first_error.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
     }
-    if let Some(index) = find(spec::LOCATOR_ABSOLUTE) {
-        return Ok(Some(beside(&utf16(&read(index)?, index)?)));
-    }
-    if let Some(index) = find(spec::LOCATOR_URL) {
-        let bytes = read(index)?;
-        let Ok(url) = std::str::from_utf8(&bytes) else {
-            return Err(garbled(index));
+    first_error.map_or(Ok(None), Err)
+}
+
+/// A locator's place, to complain about.
+struct Entry {
+    index: usize,
+    at: u64,
+}
+
+impl Entry {
+    fn read(&self, storage: &dyn Storage, locator: &spec::ParentLocator) -> Result<Vec<u8>> {
+        const LEN_MAX: u64 = 64 << 10;
+        let field = |part, at, value| {
+            let name = format!("header.parent_locators[{}].{part}", self.index);
+            Field::new(FORMAT, name, self.at + at, value)
         };
-        let path = url.trim_end_matches('\0').trim_start_matches("file://");
-        return Ok(Some(beside(path)));
+        let len = u64::from(locator.platform_data_length.get());
+        field("platform_data_length", 8, len).within(0..=LEN_MAX)?;
+        let offset = locator.platform_data_offset.get();
+        field("platform_data_offset", 16, offset).followed_by(len, storage.total_size()?)?;
+        storage.read_vec(usize::try_from(len).unwrap_or(0), offset)
     }
-    Ok(None)
+
+    fn garbled(&self) -> Error {
+        Error::malformed(
+            FORMAT,
+            format!("header.parent_locators[{}]", self.index),
+            self.at,
+            self.index as u64,
+            "not a path in its encoding",
+        )
+    }
 }
 
-fn read(storage: &dyn Storage, index: usize, locator: &spec::ParentLocator) -> Result<Vec<u8>> {
-    const LEN_MAX: u64 = 64 << 10;
-    let name = |part| format!("header.parent_locators[{index}].{part}");
-    let len = u64::from(locator.platform_data_length.get());
-    let at = 512 + 576 + 24 * index as u64;
-    diskette_core::Field::new(FORMAT, name("platform_data_length"), at + 8, len)
-        .within(0..=LEN_MAX)?;
-    let offset = diskette_core::Field::new(
-        FORMAT,
-        name("platform_data_offset"),
-        at + 16,
-        locator.platform_data_offset,
-    );
-    let offset = offset.followed_by(len, storage.total_size()?)?;
-    storage.read_vec(usize::try_from(len).unwrap_or(0), offset)
+fn path(code: [u8; 4], bytes: &[u8], entry: &Entry) -> Result<String> {
+    match code {
+        spec::LOCATOR_RELATIVE => utf16(bytes, entry).map(|path| portable(&path)),
+        spec::LOCATOR_ABSOLUTE => utf16(bytes, entry).map(|path| beside(&path)),
+        _ => {
+            let url = std::str::from_utf8(bytes).map_err(|_| entry.garbled())?;
+            let path = url.trim_end_matches('\0').trim_start_matches("file://");
+            Ok(beside(path))
+        }
+    }
 }
 
-fn utf16(bytes: &[u8], index: usize) -> Result<String> {
+fn utf16(bytes: &[u8], entry: &Entry) -> Result<String> {
     let (pairs, odd) = bytes.as_chunks::<2>();
     let units = pairs.iter().map(|pair| u16::from_le_bytes(*pair));
     match char::decode_utf16(units).collect::<Result<String, _>>() {
         Ok(text) if odd.is_empty() => Ok(text.trim_end_matches('\0').to_owned()),
-        _ => Err(garbled(index)),
+        _ => Err(entry.garbled()),
     }
-}
-
-fn garbled(index: usize) -> Error {
-    Error::malformed(
-        FORMAT,
-        format!("header.parent_locators[{index}]"),
-        576,
-        index as u64,
-        "not a path in its encoding",
-    )
 }
 
 /// `.\a\b.vhd` is `a/b.vhd`.

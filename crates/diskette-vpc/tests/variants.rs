@@ -341,7 +341,7 @@ fn blocks_on_tables_or_on_one_another_are_refused() {
     let error = open(with_entry(1, 0)).unwrap_err().to_string();
     assert_eq!(
         error,
-        "vpc: bat[1] at 0x604 is 0x0, a block before the end of the tables at 0x610"
+        "vpc: bat[1] at 0x604 is 0x0, a block that overlaps the footer's copy"
     );
     let error = open(with_entry(1, 4)).unwrap_err().to_string();
     assert_eq!(
