@@ -136,9 +136,10 @@ impl BlockReader for TopLayer<'_> {
                 buf.fill(0);
                 Ok(())
             }
-            ExtentKind::Data(_) | ExtentKind::Compressed { .. } | ExtentKind::Unwritten(_) => {
-                self.chain.top().reader.read_extent(extent, buf, offset)
-            }
+            ExtentKind::Data(_)
+            | ExtentKind::Encrypted(_)
+            | ExtentKind::Compressed { .. }
+            | ExtentKind::Unwritten(_) => self.chain.top().reader.read_extent(extent, buf, offset),
         }
     }
 }

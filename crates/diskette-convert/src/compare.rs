@@ -336,7 +336,7 @@ enum Status {
 impl Status {
     const fn of(extent: &Extent) -> Self {
         match extent.kind {
-            ExtentKind::Data(_) => Self::Data,
+            ExtentKind::Data(_) | ExtentKind::Encrypted(_) => Self::Data,
             ExtentKind::Compressed { .. } => Self::Compressed,
             ExtentKind::Unwritten(_) => Self::Zero { placed: true },
             ExtentKind::Zero(at) => Self::Zero {

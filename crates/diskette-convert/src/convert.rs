@@ -1,6 +1,8 @@
 //! From one disk to another.
 
-use diskette_core::{BlockReader, BlockReaderExt, BlockWriter, ImageWriter, KIB, MIB, Result};
+use diskette_core::{
+    BlockReader, BlockReaderExt, BlockWriter, ImageWriter, KIB, MIB, Result, Skipped,
+};
 
 use crate::Control;
 use crate::control::Meter;
@@ -46,21 +48,29 @@ pub fn convert(
     target: Box<dyn ImageWriter>,
     options: &ConvertOptions<'_>,
 ) -> Result<()> {
-    let rules = match (options.backing_size, options.sparse_size) {
+    let packer = target.packer();
+    let chunk_size = u64::from(packer.chunk_size());
+    let sparse_size = match packer.skipped() {
+        Skipped::Nothing => 0,
+        Skipped::AllZeros | Skipped::WholeChunks => options.sparse_size,
+    };
+    let rules = match (options.backing_size, sparse_size) {
         (Some(size), 0) => Rules::over_backing(size, Care::Read),
         (Some(size), _) => Rules::over_backing(size, Care::Zero),
         (None, 0) => Rules::all(Care::Read),
         (None, _) => Rules::all(Care::LeaveOut),
     };
-    let packer = target.packer();
-    let chunk_size = u64::from(packer.chunk_size());
     let whole = chunk_size <= LARGE_CHUNK || options.backing_size.is_some();
     let unit = if whole { chunk_size } else { PIECE };
+    let sparseness = match packer.skipped() {
+        Skipped::WholeChunks if sparse_size > 0 => Sparseness::new(unit, unit),
+        _ => Sparseness::new(sparse_size, unit),
+    };
     let work = Work {
         source,
         rules,
         unit,
-        sparseness: Sparseness::new(options.sparse_size, unit),
+        sparseness,
         packer: whole.then_some(packer),
     };
     let target = NewTarget::new(target, source.size());

@@ -14,7 +14,7 @@ pub fn data_len(source: &dyn BlockReader, granule: u64) -> Result<u64> {
         let extent = extent?;
         match extent.kind {
             ExtentKind::Unwritten(_) | ExtentKind::Zero(_) | ExtentKind::Hole(_) => continue,
-            ExtentKind::Data(_) | ExtentKind::Compressed { .. } => {}
+            ExtentKind::Data(_) | ExtentKind::Encrypted(_) | ExtentKind::Compressed { .. } => {}
         }
         let start = round_down(extent.offset, granule).max(counted);
         let end = round_up(extent.end(), granule).unwrap_or(u64::MAX);

@@ -63,7 +63,9 @@ impl Rules {
 
     pub(crate) fn care(&self, extent: &Extent) -> Care {
         match (extent.kind, self.backing_size) {
-            (ExtentKind::Data(_) | ExtentKind::Compressed { .. }, _) => Care::Read,
+            (ExtentKind::Data(_) | ExtentKind::Encrypted(_) | ExtentKind::Compressed { .. }, _) => {
+                Care::Read
+            }
             (_, Some(size)) if extent.offset >= size => Care::LeaveOut,
             (ExtentKind::Unwritten(_) | ExtentKind::Zero(_), _) => self.zeros,
             (ExtentKind::Hole(_), _) => self.holes,

@@ -155,7 +155,9 @@ impl BlockReader for Chain {
 
     fn read_extent(&self, extent: &Extent, buf: &mut [u8], offset: u64) -> Result<()> {
         let file = match extent.kind {
-            ExtentKind::Data(at) | ExtentKind::Compressed { at, .. } => at.file,
+            ExtentKind::Data(at)
+            | ExtentKind::Encrypted(at)
+            | ExtentKind::Compressed { at, .. } => at.file,
             ExtentKind::Unwritten(_) | ExtentKind::Zero(_) | ExtentKind::Hole(_) => {
                 buf.fill(0);
                 return Ok(());
@@ -180,6 +182,7 @@ fn with_files(extent: &Extent, renumber: impl Fn(u16) -> u16) -> Extent {
     let kind = match extent.kind {
         ExtentKind::Data(at) => ExtentKind::Data(moved(at)),
         ExtentKind::Unwritten(at) => ExtentKind::Unwritten(moved(at)),
+        ExtentKind::Encrypted(at) => ExtentKind::Encrypted(moved(at)),
         ExtentKind::Compressed { at, len } => ExtentKind::Compressed { at: moved(at), len },
         ExtentKind::Zero(at) => ExtentKind::Zero(at.map(moved)),
         ExtentKind::Hole(at) => ExtentKind::Hole(at.map(moved)),

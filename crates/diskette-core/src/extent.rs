@@ -53,6 +53,8 @@ pub enum ExtentKind {
         /// How many there are, at the most.
         len: u64,
     },
+    /// Stored from this host offset on, byte for byte, but enciphered: only the image's reader can tell what it says.
+    Encrypted(HostOffset),
     /// Reads as zeros because this image says so; hides what lies behind. Space may be kept for it.
     Zero(Option<HostOffset>),
     /// This image says nothing; what lies behind shows through, or zeros. Space may be kept for it.
@@ -100,14 +102,18 @@ impl Extent {
     /// Whether `next` continues this extent, so that both are one run.
     #[must_use]
     pub fn continues_into(&self, next: &Self) -> bool {
-        use ExtentKind::{Compressed, Data, Hole, Unwritten, Zero};
+        use ExtentKind::{Compressed, Data, Encrypted, Hole, Unwritten, Zero};
         self.end() == next.offset
             && match (self.kind, next.kind) {
                 (Data(_), Data(_))
                 | (Unwritten(_), Unwritten(_))
+                | (Encrypted(_), Encrypted(_))
                 | (Zero(_), Zero(_))
                 | (Hole(_), Hole(_)) => self.kind.advanced(self.len) == next.kind,
-                (Compressed { .. } | Data(_) | Unwritten(_) | Zero(_) | Hole(_), _) => false,
+                (
+                    Compressed { .. } | Data(_) | Encrypted(_) | Unwritten(_) | Zero(_) | Hole(_),
+                    _,
+                ) => false,
             }
     }
 }
@@ -118,7 +124,7 @@ impl ExtentKind {
     pub const fn reads_as_zeros(&self) -> bool {
         match self {
             Self::Unwritten(_) | Self::Zero(_) | Self::Hole(_) => true,
-            Self::Data(_) | Self::Compressed { .. } => false,
+            Self::Data(_) | Self::Encrypted(_) | Self::Compressed { .. } => false,
         }
     }
 
@@ -128,6 +134,7 @@ impl ExtentKind {
         match self {
             Self::Data(at) => Self::Data(at.plus(len)),
             Self::Unwritten(at) => Self::Unwritten(at.plus(len)),
+            Self::Encrypted(at) => Self::Encrypted(at.plus(len)),
             Self::Compressed { .. } => self,
             Self::Zero(at) => Self::Zero(at.map(|at| at.plus(len))),
             Self::Hole(at) => Self::Hole(at.map(|at| at.plus(len))),

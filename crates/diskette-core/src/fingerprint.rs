@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use twox_hash::XxHash3_128;
 use uuid::{Builder, Uuid};
 
-use crate::{Error, Options, Packed, Packer, Result, is_zero};
+use crate::{Error, Options, Packed, Packer, Result, Skipped, is_zero};
 
 /// What tells the content of one disk from that of others. Holes and zeros leave no trace in it.
 ///
@@ -106,6 +106,10 @@ impl PlainPacker {
 impl Packer for PlainPacker {
     fn chunk_size(&self) -> u32 {
         64 << 10
+    }
+
+    fn skipped(&self) -> Skipped {
+        Skipped::AllZeros
     }
 
     fn pack(&self, offset: u64, data: &[u8], _out: &mut Vec<u8>) -> Result<Packed> {

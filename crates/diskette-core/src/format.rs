@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     BlockReader, CheckableFormat, ImageInfo, Limits, Options, Reference, RepairableFormat,
-    Resolver, Result, Storage, WritableFormat,
+    Resolver, Result, Secrets, Storage, WritableFormat,
 };
 
 /// A disk-image format. One value of it stands in a [`Registry`](crate::Registry).
@@ -94,6 +94,8 @@ pub struct OpenContext<'a> {
     pub limits: &'a Limits,
     /// The format's own options for opening, as qemu-img names them. A format takes what it knows.
     pub options: &'a Options,
+    /// What opens encrypted images; options name them by their ids.
+    pub secrets: &'a Secrets,
     /// Whether damage that loses data (a table or a run past the file's end) is read as zeros instead of refused.
     pub salvage: bool,
     /// Whether only the metadata will be looked at: files of the image's own that `info` does not need stay closed.

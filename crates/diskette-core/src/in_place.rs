@@ -67,7 +67,10 @@ const REFUSED: &str = "writing into an image that grows";
 const fn place(extent: &Extent) -> Option<u64> {
     match extent.kind {
         ExtentKind::Data(at) | ExtentKind::Unwritten(at) => Some(at.offset),
-        ExtentKind::Compressed { .. } | ExtentKind::Zero(_) | ExtentKind::Hole(_) => None,
+        ExtentKind::Encrypted(_)
+        | ExtentKind::Compressed { .. }
+        | ExtentKind::Zero(_)
+        | ExtentKind::Hole(_) => None,
     }
 }
 

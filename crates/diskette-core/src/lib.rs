@@ -32,6 +32,7 @@ mod open;
 mod options;
 mod reader;
 mod reference;
+mod secrets;
 mod storage;
 mod table;
 mod units;
@@ -53,10 +54,11 @@ pub use open::{FormatChoice, OpenOptions, Registry};
 pub use options::{OptionSpec, Options, parse_size};
 pub use reader::{BlockReader, BlockReaderExt, Extents, check_range, is_zero};
 pub use reference::{Mark, NoReferences, Reference, Resolver, Role};
+pub use secrets::Secrets;
 pub use storage::{Run, RunKind, Storage, StorageExt, StorageMut};
 pub use table::Table;
 pub use units::{GIB, KIB, MIB, SECTOR, TIB, round_down, round_up};
 pub use writer::{
     BackingImage, BlockWriter, ImageWriter, Measure, NewImage, NewParts, NoParts, Packed, Packer,
-    WritableFormat,
+    Skipped, WritableFormat,
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Chain, Ends, Error, Format, Identity, Limits, Match, NoReferences, OpenContext, Opened,
-    Options, Reference, Resolver, Result, Storage, StorageExt,
+    Options, Reference, Resolver, Result, Secrets, Storage, StorageExt,
 };
 
 /// The formats that a program knows, in the order in which they are asked.
@@ -42,6 +42,8 @@ pub struct OpenOptions {
     pub ignore_identity: bool,
     /// The format's own options for opening, as qemu-img names them (`force_size_calc`).
     pub format_options: Options,
+    /// What opens encrypted images; options name them by their ids.
+    pub secrets: Secrets,
     /// An internal snapshot of the top image, by id or name, instead of its present state.
     pub snapshot: Option<String>,
     /// Whether a file is read although another program writes it. For whoever opens the file that holds the top image.
@@ -69,6 +71,7 @@ impl Default for OpenOptions {
             probe_backing: false,
             ignore_identity: false,
             format_options: Options::new(),
+            secrets: Secrets::default(),
             snapshot: None,
             ignore_locks: false,
             containers: true,
@@ -88,6 +91,7 @@ impl OpenOptions {
             files: &*self.files,
             limits: &self.limits,
             options: &self.format_options,
+            secrets: &self.secrets,
             salvage: self.salvage,
             metadata_only: self.metadata_only,
         }

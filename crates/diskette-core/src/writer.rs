@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::{
-    BitmapInfo, BlockReader, Error, Identity, OpenContext, OptionSpec, Options, Result, StorageMut,
+    BitmapInfo, BlockReader, Error, Identity, OpenContext, OptionSpec, Options, Result, Secrets,
+    StorageMut,
 };
 
 /// How a format is written.
@@ -75,6 +76,8 @@ pub struct NewImage {
     pub compress: bool,
     /// The format's own options; [`WritableFormat::options`] lists them.
     pub options: Options,
+    /// What an encrypted image is to be opened by; options name them by their ids.
+    pub secrets: Secrets,
 }
 
 impl NewImage {
@@ -169,8 +172,22 @@ pub trait Packer: Debug + Send + Sync {
     /// but stored as they are, piece by piece.
     fn chunk_size(&self) -> u32;
 
+    /// Which zeros need not be stored.
+    fn skipped(&self) -> Skipped;
+
     /// Packs the chunk at guest `offset`. Compressed bytes go into `out`, which is empty; plain ones stay in `data`.
     fn pack(&self, offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Packed>;
+}
+
+/// Which zeros a new image need not store, since they are read all the same. Complete by nature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skipped {
+    /// Any: where nothing is written, zeros are read.
+    AllZeros,
+    /// Chunks of zeros; of any other chunk every byte is written.
+    WholeChunks,
+    /// None: every chunk of the disk is placed and written, also what the source has no data for.
+    Nothing,
 }
 
 /// How a chunk is to be stored. Complete by nature.

@@ -88,7 +88,7 @@ impl Picture {
                 share,
             );
             let (at, len) = match extent.kind {
-                ExtentKind::Data(at) => (at, extent.len),
+                ExtentKind::Data(at) | ExtentKind::Encrypted(at) => (at, extent.len),
                 ExtentKind::Compressed { at, len } => (at, len),
                 ExtentKind::Unwritten(_) | ExtentKind::Zero(_) | ExtentKind::Hole(_) => continue,
             };
@@ -202,7 +202,7 @@ impl Share {
 
     const fn of(kind: &ExtentKind) -> Self {
         match kind {
-            ExtentKind::Data(_) => Self::Data,
+            ExtentKind::Data(_) | ExtentKind::Encrypted(_) => Self::Data,
             ExtentKind::Compressed { .. } => Self::Compressed,
             ExtentKind::Zero(_) | ExtentKind::Unwritten(_) => Self::Zero,
             ExtentKind::Hole(_) => Self::Hole,

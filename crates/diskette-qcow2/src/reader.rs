@@ -177,7 +177,10 @@ impl BlockReader for Reader {
                 let within = offset % self.map.geometry().cluster_size();
                 self.read_compressed(extent, at.offset, len, buf, within)
             }
-            ExtentKind::Unwritten(_) | ExtentKind::Zero(_) | ExtentKind::Hole(_) => {
+            ExtentKind::Unwritten(_)
+            | ExtentKind::Encrypted(_)
+            | ExtentKind::Zero(_)
+            | ExtentKind::Hole(_) => {
                 buf.fill(0);
                 Ok(())
             }

@@ -102,6 +102,7 @@ pub(crate) fn read_extent(
             storage.read_padded(buf, at).map(|_| ())
         }
         ExtentKind::Unwritten(_)
+        | ExtentKind::Encrypted(_)
         | ExtentKind::Compressed { .. }
         | ExtentKind::Zero(_)
         | ExtentKind::Hole(_) => {

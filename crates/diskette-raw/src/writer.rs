@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, NewParts, OpenContext,
-    OptionSpec, Packed, Packer, Result, SECTOR, StorageExt, StorageMut, WritableFormat, round_up,
+    OptionSpec, Packed, Packer, Result, SECTOR, Skipped, StorageExt, StorageMut, WritableFormat,
+    round_up,
 };
 
 use crate::reader::{extent_at, read_extent};
@@ -196,6 +197,10 @@ struct AsItIs;
 impl Packer for AsItIs {
     fn chunk_size(&self) -> u32 {
         64 << 10
+    }
+
+    fn skipped(&self) -> Skipped {
+        Skipped::AllZeros
     }
 
     fn pack(&self, _offset: u64, data: &[u8], _out: &mut Vec<u8>) -> Result<Packed> {

@@ -183,6 +183,7 @@ impl fmt::Display for KindText {
         let (word, at) = match self.0 {
             ExtentKind::Data(at) => ("data", Some(at)),
             ExtentKind::Unwritten(at) => ("unwritten", Some(at)),
+            ExtentKind::Encrypted(at) => ("encrypted", Some(at)),
             ExtentKind::Compressed { at, len } => {
                 return write!(f, "compressed, {len} bytes at {}", OffsetText(at));
             }

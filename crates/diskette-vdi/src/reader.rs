@@ -55,6 +55,7 @@ impl BlockReader for Reader {
                 .storage
                 .read(buf, at.plus(offset.saturating_sub(extent.offset)).offset),
             ExtentKind::Unwritten(_)
+            | ExtentKind::Encrypted(_)
             | ExtentKind::Compressed { .. }
             | ExtentKind::Zero(_)
             | ExtentKind::Hole(_) => {

@@ -123,6 +123,7 @@ fn in_file(kind: ExtentKind, file: u16) -> ExtentKind {
     match kind {
         ExtentKind::Data(at) => ExtentKind::Data(moved(at)),
         ExtentKind::Unwritten(at) => ExtentKind::Unwritten(moved(at)),
+        ExtentKind::Encrypted(at) => ExtentKind::Encrypted(moved(at)),
         ExtentKind::Compressed { at, len } => ExtentKind::Compressed { at: moved(at), len },
         ExtentKind::Zero(at) => ExtentKind::Zero(at.map(moved)),
         ExtentKind::Hole(at) => ExtentKind::Hole(at.map(moved)),

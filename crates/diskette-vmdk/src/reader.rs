@@ -172,7 +172,10 @@ impl BlockReader for Reader {
                 }
                 result
             }
-            ExtentKind::Unwritten(_) | ExtentKind::Zero(_) | ExtentKind::Hole(_) => {
+            ExtentKind::Unwritten(_)
+            | ExtentKind::Encrypted(_)
+            | ExtentKind::Zero(_)
+            | ExtentKind::Hole(_) => {
                 buf.fill(0);
                 Ok(())
             }

@@ -105,6 +105,7 @@ fn read(storage: &dyn Storage, extent: &Extent, buf: &mut [u8], offset: u64) -> 
             storage.read(buf, at.plus(offset.saturating_sub(extent.offset)).offset)
         }
         ExtentKind::Unwritten(_)
+        | ExtentKind::Encrypted(_)
         | ExtentKind::Compressed { .. }
         | ExtentKind::Zero(_)
         | ExtentKind::Hole(_) => {

@@ -87,9 +87,10 @@ impl Map<'_> {
             present: !matches!(extent.kind, ExtentKind::Hole(_)),
             zero: extent.kind.reads_as_zeros(),
             data: match extent.kind {
-                ExtentKind::Data(_) | ExtentKind::Compressed { .. } | ExtentKind::Unwritten(_) => {
-                    true
-                }
+                ExtentKind::Data(_)
+                | ExtentKind::Encrypted(_)
+                | ExtentKind::Compressed { .. }
+                | ExtentKind::Unwritten(_) => true,
                 ExtentKind::Zero(_) | ExtentKind::Hole(_) => false,
             },
             compressed: matches!(extent.kind, ExtentKind::Compressed { .. }),
@@ -120,6 +121,6 @@ const fn place(extent: &Extent) -> Option<HostOffset> {
     match extent.kind {
         ExtentKind::Data(at) | ExtentKind::Unwritten(at) => Some(at),
         ExtentKind::Zero(at) | ExtentKind::Hole(at) => at,
-        ExtentKind::Compressed { .. } => None,
+        ExtentKind::Encrypted(_) | ExtentKind::Compressed { .. } => None,
     }
 }

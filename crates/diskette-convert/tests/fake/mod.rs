@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use diskette_core::{
     BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, HostOffset, ImageWriter,
-    Packed, Packer, Result, Run, Storage, StorageMut,
+    Packed, Packer, Result, Run, Skipped, Storage, StorageMut,
 };
 
 pub const KIB: u64 = 1 << 10;
@@ -316,6 +316,10 @@ pub struct Halver {
 impl Packer for Halver {
     fn chunk_size(&self) -> u32 {
         self.chunk_size
+    }
+
+    fn skipped(&self) -> Skipped {
+        Skipped::AllZeros
     }
 
     fn pack(&self, _offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Packed> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use diskette_codec::EncoderPool;
-use diskette_core::{Error, Packed, Packer, Result, is_zero};
+use diskette_core::{Error, Packed, Packer, Result, Skipped, is_zero};
 
 use super::options::Settings;
 use crate::FORMAT;
@@ -40,6 +40,10 @@ const LEAST_PLAIN: u32 = 4096;
 impl Packer for ClusterPacker {
     fn chunk_size(&self) -> u32 {
         self.chunk_size
+    }
+
+    fn skipped(&self) -> Skipped {
+        Skipped::AllZeros
     }
 
     fn pack(&self, _offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Packed> {

@@ -162,6 +162,7 @@ fn entry(depth: usize, extent: &Extent) -> Json {
     let (present, zero, data, compressed, at) = match extent.kind {
         ExtentKind::Data(at) => (true, false, true, false, Some(at)),
         ExtentKind::Unwritten(at) => (true, true, true, false, Some(at)),
+        ExtentKind::Encrypted(_) => (true, false, true, false, None),
         ExtentKind::Compressed { .. } => (true, false, true, true, None),
         ExtentKind::Zero(at) => (true, true, false, false, at),
         ExtentKind::Hole(at) => (false, true, false, false, at),

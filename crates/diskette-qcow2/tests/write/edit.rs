@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use diskette_core::{
     BackingImage, BlockReader, BlockReaderExt, BlockWriter, CheckReport, Extent, ExtentKind,
     Format, HostOffset, Limits, MIB, NewImage, NoParts, NoReferences, OpenContext, Options, Result,
-    Storage, StorageMut,
+    Secrets, Storage, StorageMut,
 };
 use diskette_qcow2::Qcow2;
 use diskette_storage::MemoryStorage;
@@ -25,11 +25,14 @@ static LIMITS: LazyLock<Limits> = LazyLock::new(|| {
 
 static OPTIONS: Options = Options::new();
 
+static SECRETS: LazyLock<Secrets> = LazyLock::new(Secrets::default);
+
 fn context() -> OpenContext<'static> {
     OpenContext {
         files: &NoReferences,
         limits: &LIMITS,
         options: &OPTIONS,
+        secrets: &SECRETS,
         salvage: false,
         metadata_only: false,
     }

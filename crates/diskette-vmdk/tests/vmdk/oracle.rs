@@ -280,6 +280,7 @@ fn mapped(extents: impl Iterator<Item = Extent>) -> Vec<Run> {
         let run = match extent.kind {
             ExtentKind::Data(at) => (start, true, false, true, false, Some(at.offset)),
             ExtentKind::Unwritten(at) => (start, true, true, true, false, Some(at.offset)),
+            ExtentKind::Encrypted(_) => (start, true, false, true, false, None),
             ExtentKind::Compressed { .. } => (start, true, false, true, true, None),
             ExtentKind::Zero(_) => (start, true, true, false, false, None),
             ExtentKind::Hole(_) => (start, false, true, false, false, None),
