@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use diskette_codec::EncoderPool;
 use diskette_core::{
-    Error, Fingerprint, ImageWriter, Packed, Packer, Result, SECTOR, StorageExt, StorageMut,
+    Error, Fingerprint, ImageWriter, Packed, Packer, Result, SECTOR, Skipped, StorageExt,
+    StorageMut,
 };
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
@@ -185,6 +186,10 @@ struct GrainPacker {
 impl Packer for GrainPacker {
     fn chunk_size(&self) -> u32 {
         GRAIN_CHUNK
+    }
+
+    fn skipped(&self) -> Skipped {
+        Skipped::AllZeros
     }
 
     fn pack(&self, offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Packed> {
