@@ -1,14 +1,14 @@
-//! VHDX disk images, read as Hyper-V, Windows, disk2vhd and QEMU write them.
+//! VHDX disk images, as Hyper-V, Windows, disk2vhd and QEMU write them.
 //!
-//! | what | read |
-//! | --- | --- |
-//! | fixed, dynamic | yes; every block state, every block size from 1 to 256 MiB |
-//! | differencing | yes; partially present blocks by their sector bitmaps, the parent by its locator |
-//! | logical sectors of 512 and 4096 bytes | yes |
-//! | a log that was not replayed | replayed in memory; the file is not touched, but by `repair` |
-//! | damaged first header or region table | the second one serves |
-//! | required regions or metadata items that we do not know | refused by their GUID |
-//! | writing | no |
+//! | what | read | made | changed |
+//! | --- | --- | --- | --- |
+//! | fixed | yes | yes | yes, if the log is empty |
+//! | dynamic | yes; every block state, every block size from 1 to 256 MiB | yes, with blocks of each size | no |
+//! | differencing | yes; partially present blocks by their sector bitmaps, the parent by its locator | no | no |
+//! | logical sectors of 512 and 4096 bytes | yes | yes | yes |
+//! | a log that was not replayed | replayed in memory; the file is not touched, but by `repair` | | no |
+//! | damaged first header or region table | the second one serves | | yes |
+//! | required regions or metadata items that we do not know | refused by their GUID | | |
 //!
 //! A file whose log, regions or blocks overlap, or lie past its end, is refused when it is opened, for all its BAT is
 //! looked at then. In salvage such blocks are zeros.
@@ -34,6 +34,7 @@ mod region;
 mod repair;
 mod spec;
 mod survey;
+mod write;
 
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ impl Format for Vhdx {
     }
 
     fn writable(&self) -> Option<&dyn WritableFormat> {
-        None
+        Some(self)
     }
 
     fn checkable(&self) -> Option<&dyn CheckableFormat> {

@@ -149,6 +149,8 @@ const _: () = assert!(size_of::<MetadataTableEntry>() == 32);
 
 /// `MetadataTableEntry.IsUser`.
 pub(crate) const ITEM_IS_USER: u32 = 1 << 0;
+/// `MetadataTableEntry.IsVirtualDisk`.
+pub(crate) const ITEM_IS_VIRTUAL_DISK: u32 = 1 << 1;
 /// `MetadataTableEntry.IsRequired`.
 pub(crate) const ITEM_IS_REQUIRED: u32 = 1 << 2;
 

@@ -41,6 +41,11 @@ come_back_whole! {
     vpc_dynamic_of_any_size_comes_back_whole: "vpc", "force_size=on", "force_size=on";
     vpc_fixed_comes_back_whole: "vpc", "subformat=fixed", "subformat=fixed";
     vpc_for_azure_comes_back_whole: "vpc", "azure=on", "subformat=fixed,force_size=on";
+    vhdx_dynamic_comes_back_whole: "vhdx", "", "";
+    vhdx_with_small_blocks_comes_back_whole: "vhdx", "block_size=1M,log_size=3M", "block_size=1M,log_size=3M";
+    vhdx_with_absent_blocks_comes_back_whole: "vhdx", "block_size=2M,block_state_zero=off", "block_size=2M";
+    vhdx_with_large_sectors_comes_back_whole: "vhdx", "block_size=4M,logical_sector_size=4096", "";
+    vhdx_fixed_comes_back_whole: "vhdx", "subformat=fixed,block_size=2M", "subformat=fixed,block_size=2M";
 }
 
 fn test(flavour: Flavour) {

@@ -10,3 +10,4 @@ mod oracle;
 mod repair;
 mod support;
 mod variants;
+mod write;

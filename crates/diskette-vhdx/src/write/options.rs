@@ -1,0 +1,181 @@
+//! What a new image is to be: the options by their names, and what follows from them.
+
+use diskette_core::{
+    Error, GIB, MIB, NewId, NewImage, OptionSpec, Options, Result, SECTOR, TIB, round_up,
+};
+
+use crate::spec::{FORMAT, MAX_DISK_SIZE};
+
+/// The options, as qemu-img names them, and two of our own.
+pub(super) const OPTIONS: &[OptionSpec] = &[
+    option(
+        "block_size",
+        "size",
+        "0",
+        "bytes of a block, a power of two from 1M to 256M; 0: by the disk's size",
+    ),
+    option(
+        "block_state_zero",
+        "on|off",
+        "on",
+        "say of blocks without data that they are zero, not that they are absent",
+    ),
+    option(
+        "log_size",
+        "size",
+        "1048576",
+        "bytes of the log, rounded up to 1M",
+    ),
+    option(
+        "logical_sector_size",
+        "512|4096",
+        "512",
+        "the sectors that the guest sees; partition tables count in them",
+    ),
+    option("size", "size", "", "bytes of the disk, at most 64T"),
+    option(
+        "subformat",
+        "dynamic|fixed",
+        "dynamic",
+        "blocks that are made when they are needed, or all of them from the start",
+    ),
+    option(
+        "uuid",
+        "UUID|random|derived",
+        "derived",
+        "the disk's identification (page 83); derived from its content, or random",
+    ),
+];
+
+const fn option(
+    name: &'static str,
+    takes: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec {
+        name,
+        takes,
+        default,
+        help,
+    }
+}
+
+/// What a new image will be. Every combination that exists is a sound one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// The disk's size as it was asked for.
+    asked_size: u64,
+    /// Whole logical sectors.
+    pub(super) size: u64,
+    /// As it was asked for: 0 for one by the disk's size.
+    asked_block_size: u64,
+    /// A power of two from 1 to 256 MiB.
+    pub(super) block_size: u64,
+    /// Whole MiB.
+    pub(super) log_size: u32,
+    pub(super) logical_sector_size: u32,
+    pub(super) fixed: bool,
+    /// Whether blocks without data are said to be zero.
+    pub(super) block_state_zero: bool,
+    pub(super) uuid: NewId,
+}
+
+impl Settings {
+    /// What `what` asks for, if there can be such an image.
+    pub(super) fn new(what: &NewImage) -> Result<Self> {
+        let options = &what.options;
+        options.expect_only(FORMAT, OPTIONS)?;
+        if what.backing.is_some() {
+            let feature = "making an image over a backing file";
+            return Err(Error::unsupported(FORMAT, feature));
+        }
+        if what.compress {
+            return Err(Error::unsupported(FORMAT, "compression"));
+        }
+        let asked_size = match options.size(FORMAT, "size")? {
+            Some(size) if what.size == 0 => size,
+            Some(_) | None => what.size,
+        };
+        let logical_sector_size = logical_sector_size(options)?;
+        let size = round_up(asked_size, logical_sector_size.into())
+            .filter(|size| *size <= MAX_DISK_SIZE)
+            .ok_or_else(|| invalid("size", "more than 64 TiB"))?;
+        let asked_block_size = options.size(FORMAT, "block_size")?.unwrap_or(0);
+        Ok(Self {
+            asked_size,
+            size,
+            asked_block_size,
+            block_size: block_size(asked_block_size, size)?,
+            log_size: log_size(options)?,
+            logical_sector_size,
+            fixed: fixed(options)?,
+            block_state_zero: options.flag(FORMAT, "block_state_zero")?.unwrap_or(true),
+            uuid: NewId::option(options, FORMAT, "uuid")?,
+        })
+    }
+
+    /// The options in the order and the words in which `qemu-img create` tells them.
+    pub(super) fn told(&self, options: &Options) -> Vec<(&'static str, String)> {
+        let mut told = vec![
+            ("size", self.asked_size.to_string()),
+            ("log_size", self.log_size.to_string()),
+            ("block_size", self.asked_block_size.to_string()),
+        ];
+        for name in [
+            "subformat",
+            "block_state_zero",
+            "logical_sector_size",
+            "uuid",
+        ] {
+            told.extend(options.text(name).map(|text| (name, text.to_owned())));
+        }
+        told
+    }
+}
+
+fn invalid(option: &str, why: &'static str) -> Error {
+    Error::invalid_option(FORMAT, option, why)
+}
+
+fn logical_sector_size(options: &Options) -> Result<u32> {
+    match options.size(FORMAT, "logical_sector_size")? {
+        None | Some(SECTOR) => Ok(512),
+        Some(4096) => Ok(4096),
+        Some(_) => Err(invalid("logical_sector_size", "neither 512 nor 4096")),
+    }
+}
+
+/// qemu-img's choice where there is none, and its rounding.
+fn block_size(asked: u64, disk_size: u64) -> Result<u64> {
+    const MOST: u64 = 256 * MIB;
+    let by_disk = match disk_size {
+        size if size <= GIB => 8 * MIB,
+        size if size <= 100 * GIB => 16 * MIB,
+        size if size <= 32 * TIB => 32 * MIB,
+        _ => 64 * MIB,
+    };
+    let size = match asked {
+        0 => by_disk,
+        MOST.. => MOST,
+        _ => round_up(asked, MIB).unwrap_or(MOST),
+    };
+    match size.is_power_of_two() {
+        true => Ok(size),
+        false => Err(invalid("block_size", "not a power of two")),
+    }
+}
+
+fn log_size(options: &Options) -> Result<u32> {
+    let asked = options.size(FORMAT, "log_size")?.unwrap_or(MIB);
+    let size = round_up(asked.max(MIB), MIB).and_then(|size| u32::try_from(size).ok());
+    size.ok_or_else(|| invalid("log_size", "more than 4095 MiB"))
+}
+
+fn fixed(options: &Options) -> Result<bool> {
+    match options.text("subformat") {
+        None | Some("dynamic") => Ok(false),
+        Some("fixed") => Ok(true),
+        Some(_) => Err(invalid("subformat", "neither dynamic nor fixed")),
+    }
+}
