@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use diskette::core::{Reference, Resolver, Result, Storage};
+use diskette::core::{Reference, Resolver, Result, Storage, StorageMut};
 use diskette::storage::MemoryStorage;
 
 /// Files cut out of one input. Any name leads to one of them; which one, its letters decide.
@@ -50,6 +50,10 @@ impl Resolver for Files {
         let letters = reference.target.bytes().map(usize::from).sum::<usize>();
         let file = &self.files[letters % self.files.len()];
         Ok(Arc::clone(file) as Arc<dyn Storage>)
+    }
+
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        Err(reference.refused("nothing is written here"))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Error, Identity, Result, Storage};
+use crate::{Error, Identity, Result, Storage, StorageMut};
 
 /// A file's name, as an image bears it. Not to be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +112,9 @@ pub trait Resolver: fmt::Debug + Send + Sync {
     /// The file that `reference` names, as seen from the file `from` that bears it. Where there is none of the name, one
     /// that bears one of the reference's marks may be taken, if it could have been named.
     fn open(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn Storage>>;
+
+    /// The same, to be changed: a part of an image that is being written.
+    fn open_mut(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn StorageMut>>;
 }
 
 /// Refuses every reference. The library's default.
@@ -120,6 +123,10 @@ pub struct NoReferences;
 
 impl Resolver for NoReferences {
     fn open(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn Storage>> {
+        Err(reference.refused("no reference to another file is allowed here"))
+    }
+
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
         Err(reference.refused("no reference to another file is allowed here"))
     }
 }

@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use diskette_core::{Error, Mark, Reference, Resolver, Result, Role, Storage, StorageExt};
+use diskette_core::{Error, Mark, Reference, Resolver, Result, Role, Storage, StorageMut, StorageExt};
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat, openat2};
 use rustix::io::Errno;
 
-use crate::FileStorage;
+use crate::{FileStorage, FileStorageMut};
 use crate::file::{FileKind, failed};
 
 /// Opens a file that an image names if it lies in the folder of the image that names it, or below.
@@ -71,24 +71,44 @@ impl Resolver for FolderResolver {
             done => done,
         }
     }
+
+    fn open_mut(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        let (file, path) = self.find(reference, from, WRITE)?;
+        let name = path.display().to_string();
+        match FileStorageMut::of(file, name.clone()) {
+            Ok(storage) => Ok(Arc::new(storage)),
+            Err(source) => Err(failed("open", name, source)),
+        }
+    }
 }
 
 impl FolderResolver {
     fn open_named(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn Storage>> {
+        let (file, path) = self.find(reference, from, READ)?;
+        any_storage(file, path)
+    }
+
+    /// The file that a reference names, and its path.
+    fn find(
+        &self,
+        reference: &Reference,
+        from: &dyn Storage,
+        access: OFlags,
+    ) -> Result<(File, PathBuf)> {
         let name = Name::parse(reference)?;
         let folder = folder_of(from.name());
         if self.trusting {
-            return open_trusting(reference, &name, folder);
+            return open_trusting(reference, &name, folder, access);
         }
         let why = match name.leads_out {
-            None => match open_beneath(folder, &name.path, Links::Inside) {
-                Ok(file) => return storage(reference, file, folder.join(&name.path)),
+            None => match open_beneath(folder, &name.path, Links::Inside, access) {
+                Ok(file) => return regular(reference, file, folder.join(&name.path)),
                 Err(why) => why,
             },
             Some(why) => Why::Refused(why),
         };
         match why {
-            Why::Refused(why) => self.open_allowed(reference, &folder.join(&name.path), why),
+            Why::Refused(why) => self.open_allowed(reference, &folder.join(&name.path), access, why),
             Why::Failed(source) => Err(failed(
                 "open",
                 folder.join(&name.path).display().to_string(),
@@ -118,8 +138,9 @@ impl FolderResolver {
         &self,
         reference: &Reference,
         path: &Path,
+        access: OFlags,
         why: &'static str,
-    ) -> Result<Arc<dyn Storage>> {
+    ) -> Result<(File, PathBuf)> {
         if self.allowed.is_empty() {
             return Err(reference.refused(why));
         }
@@ -131,8 +152,8 @@ impl FolderResolver {
             let Ok(within) = real.strip_prefix(folder) else {
                 continue;
             };
-            return match open_beneath(folder, within, Links::None) {
-                Ok(file) => storage(reference, file, path.to_owned()),
+            return match open_beneath(folder, within, Links::None, access) {
+                Ok(file) => regular(reference, file, path.to_owned()),
                 Err(Why::Refused(why)) => Err(reference.refused(why)),
                 Err(Why::Failed(source)) => Err(failed("open", path.display().to_string(), source)),
             };
@@ -189,7 +210,7 @@ fn names_in(folder: &Path, reference: &Reference) -> Result<Vec<PathBuf>> {
 
 /// The file, if it is one that can be read.
 fn regular_file(folder: &Path, name: &Path) -> Option<Arc<dyn Storage>> {
-    let file = open_beneath_exactly(folder, name, Links::Inside).ok()?;
+    let file = open_beneath_exactly(folder, name, Links::Inside, READ).ok()?;
     match FileKind::of(&file) {
         Ok(FileKind::Regular) => any_storage(file, folder.join(name)).ok(),
         Ok(FileKind::Device) | Err(_) => None,
@@ -260,8 +281,13 @@ const READ: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
 
-fn open_beneath(folder: &Path, path: &Path, links: Links) -> Result<File, Why> {
-    match open_beneath_exactly(folder, path, links) {
+const WRITE: OFlags = OFlags::RDWR
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+fn open_beneath(folder: &Path, path: &Path, links: Links, access: OFlags) -> Result<File, Why> {
+    match open_beneath_exactly(folder, path, links, access) {
         // Parts of a path that a Windows program wrote.
         Err(Why::Failed(error)) if error.kind() == io::ErrorKind::NotFound => {
             let text = path.to_string_lossy();
@@ -269,13 +295,18 @@ fn open_beneath(folder: &Path, path: &Path, links: Links) -> Result<File, Why> {
                 return Err(Why::Failed(error));
             }
             let parted = PathBuf::from(text.replace('\\', "/"));
-            open_beneath_exactly(folder, &parted, links)
+            open_beneath_exactly(folder, &parted, links, access)
         }
         done => done,
     }
 }
 
-fn open_beneath_exactly(folder: &Path, path: &Path, links: Links) -> Result<File, Why> {
+fn open_beneath_exactly(
+    folder: &Path,
+    path: &Path,
+    links: Links,
+    access: OFlags,
+) -> Result<File, Why> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = match folder.as_os_str().is_empty() {
         true => Path::new("."),
@@ -286,8 +317,8 @@ fn open_beneath_exactly(folder: &Path, path: &Path, links: Links) -> Result<File
     if links == Links::None {
         resolve |= ResolveFlags::NO_SYMLINKS;
     }
-    let opened = match openat2(&root, path, READ, Mode::empty(), resolve) {
-        Err(Errno::NOSYS | Errno::PERM) => walk(root, path),
+    let opened = match openat2(&root, path, access, Mode::empty(), resolve) {
+        Err(Errno::NOSYS | Errno::PERM) => walk(root, path, access),
         done => done,
     };
     match opened {
@@ -300,7 +331,7 @@ fn open_beneath_exactly(folder: &Path, path: &Path, links: Links) -> Result<File
 }
 
 /// Step by step, without following any link: for kernels without `openat2`.
-fn walk(root: OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+fn walk(root: OwnedFd, path: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
     let mut folder = root;
     let mut parts = path
         .components()
@@ -311,7 +342,7 @@ fn walk(root: OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
             return Err(Errno::XDEV);
         };
         if parts.peek().is_none() {
-            return openat(&folder, name, READ | OFlags::NOFOLLOW, Mode::empty());
+            return openat(&folder, name, access | OFlags::NOFOLLOW, Mode::empty());
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         folder = openat(&folder, name, flags, Mode::empty())?;
@@ -320,23 +351,28 @@ fn walk(root: OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// As qemu-img does it: beside the image, and a data file also where the program runs.
-fn open_trusting(reference: &Reference, name: &Name, folder: &Path) -> Result<Arc<dyn Storage>> {
+fn open_trusting(
+    reference: &Reference,
+    name: &Name,
+    folder: &Path,
+    access: OFlags,
+) -> Result<(File, PathBuf)> {
     let beside = folder.join(&name.path);
-    match open(&beside, READ, Mode::empty()) {
-        Ok(file) => return any_storage(file.into(), beside),
+    match open(&beside, access, Mode::empty()) {
+        Ok(file) => return Ok((file.into(), beside)),
         Err(Errno::NOENT) if reference.role == Role::DataFile => {}
         Err(error) => return Err(failed("open", beside.display().to_string(), error.into())),
     }
-    match openat(CWD, &name.path, READ, Mode::empty()) {
-        Ok(file) => any_storage(file.into(), name.path.clone()),
+    match openat(CWD, &name.path, access, Mode::empty()) {
+        Ok(file) => Ok((file.into(), name.path.clone())),
         Err(error) => Err(failed("open", beside.display().to_string(), error.into())),
     }
 }
 
 /// A regular file, and nothing else.
-fn storage(reference: &Reference, file: File, path: PathBuf) -> Result<Arc<dyn Storage>> {
+fn regular(reference: &Reference, file: File, path: PathBuf) -> Result<(File, PathBuf)> {
     match FileKind::of(&file) {
-        Ok(FileKind::Regular) => any_storage(file, path),
+        Ok(FileKind::Regular) => Ok((file, path)),
         Ok(FileKind::Device) | Err(_) => Err(reference.refused("no regular file")),
     }
 }
@@ -566,11 +602,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_may_be_read_may_be_opened_to_be_changed_and_no_other() {
+        let outer = folders();
+        let image = outer.path().join("images/overlay").display().to_string();
+        let from = MemoryStorage::named(image, Vec::new());
+        let open = |target| {
+            let reference = Reference::new(Role::DataFile, target);
+            FolderResolver::new().open_mut(&reference, &from)
+        };
+        open("base").unwrap().write_at(b"B", 0).unwrap();
+        let changed = fs::read(outer.path().join("images/base")).unwrap();
+        assert_eq!(changed, b"Base");
+        assert!(open("../secret").is_err());
+        assert!(open("link_out").is_err());
+    }
+
+    #[test]
     fn the_walk_for_old_kernels_follows_no_link() {
         let outer = folders();
         let images = outer.path().join("images");
         let root = || open(&images, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        assert!(walk(root(), Path::new("./sub/base")).is_ok());
+        assert!(walk(root(), Path::new("./sub/base"), READ).is_ok());
         for path in [
             "link_in",
             "link_out",
@@ -579,7 +631,7 @@ mod tests {
             "/etc/hostname",
             ".",
         ] {
-            assert!(walk(root(), Path::new(path)).is_err(), "{path}");
+            assert!(walk(root(), Path::new(path), READ).is_err(), "{path}");
         }
     }
 }

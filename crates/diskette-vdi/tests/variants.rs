@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockReaderExt, CheckableFormat, Error, Extent, ExtentKind, Format, OpenOptions,
-    Opened, Reference, Registry, Resolver, Result, Storage,
+    Opened, Reference, Registry, Resolver, Result, Storage, StorageMut,
 };
 use diskette_storage::MemoryStorage;
 use diskette_testkit::vdi::{FREE, Vdi as Image, ZERO};
@@ -383,6 +383,10 @@ struct Only(Arc<MemoryStorage>);
 impl Resolver for Only {
     fn open(&self, _reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn Storage>> {
         Ok(Arc::<MemoryStorage>::clone(&self.0))
+    }
+
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        Err(reference.refused("nothing is written here"))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockReaderExt, Chain, CheckableFormat, Error, Format, NoReferences, OpenOptions,
-    Opened, Reference, Registry, Resolver, Result, Storage,
+    Opened, Reference, Registry, Resolver, Result, Storage, StorageMut,
 };
 use diskette_storage::MemoryStorage;
 use diskette_testkit::vpc::{Footer, Vpc as Image, seal};
@@ -372,6 +372,10 @@ impl Resolver for Only {
             return Ok(Arc::<MemoryStorage>::clone(&self.0));
         }
         NoReferences.open(reference, from)
+    }
+
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        Err(reference.refused("nothing is written here"))
     }
 }
 

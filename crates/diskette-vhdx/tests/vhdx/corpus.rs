@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, Ends, Format, Match, OpenOptions, Reference, Resolver, Result, Storage,
+    BlockReader, Ends, Format, Match, OpenOptions, Reference, Resolver, Result, Storage, StorageMut,
 };
 use diskette_storage::FileStorage;
 use diskette_testkit::corpus::{Expect, entries, sha256};
@@ -22,6 +22,10 @@ impl Resolver for Beside {
         let name = reference.target.trim_start_matches(".\\");
         let path = std::path::Path::new(from.name()).with_file_name(name);
         Ok(Arc::new(FileStorage::open(path)?))
+    }
+
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        Err(reference.refused("nothing is written here"))
     }
 }
 

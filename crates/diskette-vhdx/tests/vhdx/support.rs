@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockReaderExt, Chain, Error, Format, FormatChoice, OpenOptions, Reference,
-    Registry, Resolver, Result, Storage,
+    Registry, Resolver, Result, Storage, StorageMut,
 };
 use diskette_storage::MemoryStorage;
 use diskette_vhdx::Vhdx;
@@ -27,6 +27,10 @@ impl Resolver for Folder {
             .get(name)
             .ok_or_else(|| reference.refused("no such file"))?;
         Ok(Arc::new(MemoryStorage::named(name, bytes.clone())))
+    }
+
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        Err(reference.refused("nothing is written here"))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReaderExt, CheckReport, Format, OpenOptions, Opened, Reference, Resolver, Result, Storage,
+    StorageMut,
 };
 use diskette_storage::{FileStorage, MemoryStorage};
 use diskette_vmdk::Vmdk;
@@ -18,6 +19,10 @@ impl Resolver for Beside {
     fn open(&self, reference: &Reference, from: &dyn Storage) -> Result<Arc<dyn Storage>> {
         let path = Path::new(from.name()).with_file_name(&reference.target);
         Ok(Arc::new(FileStorage::open(path)?))
+    }
+
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        Err(reference.refused("nothing is written here"))
     }
 }
 
@@ -39,6 +44,10 @@ impl Resolver for Files {
             Some(file) => Ok(file.clone()),
             None => Err(reference.refused("no such file")),
         }
+    }
+
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        Err(reference.refused("nothing is written here"))
     }
 }
 
