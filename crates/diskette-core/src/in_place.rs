@@ -108,6 +108,11 @@ impl BlockWriter for InPlace {
         })
     }
 
+    /// Everything keeps its place.
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        check_range(self.size(), offset, len)
+    }
+
     fn flush(&self) -> Result<()> {
         self.storage
             .sync()

@@ -209,6 +209,10 @@ pub trait BlockWriter: BlockReader {
     /// Makes a range read as zeros.
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()>;
 
+    /// Tells that a range's bytes are no longer needed. Whole granules in it are given back where the image can do
+    /// without them, and read as zeros; all else stays as it was.
+    fn discard(&self, offset: u64, len: u64) -> Result<()>;
+
     /// Returns when all that was written is on stable storage.
     ///
     /// Until then a writer may keep tables in memory. One that is dropped writes them, but can tell of no error: what

@@ -67,6 +67,11 @@ impl L2Entry {
         self.0 & spec::COPIED != 0
     }
 
+    /// The same entry, marked or not as the only user of its cluster.
+    pub(crate) const fn with_copied(self, copied: bool) -> Self {
+        Self(self.0 & !spec::COPIED | copied_bit(copied))
+    }
+
     /// The zero flag. It has no meaning in extended and in compressed entries.
     pub(crate) const fn is_zero(self) -> bool {
         self.0 & spec::L2_ZERO != 0

@@ -3,14 +3,15 @@
 //! | what | read | made | changed |
 //! | --- | --- | --- | --- |
 //! | versions 2 and 3, clusters of 512 bytes to 2 MiB, every width of refcounts | yes | yes | yes |
-//! | compressed clusters: deflate, Zstandard | yes | yes | read; what is written is plain |
+//! | compressed clusters: deflate, Zstandard | yes | yes | read; what is written is plain, and frees them |
 //! | zero clusters, extended L2 entries with subclusters | yes | yes | yes |
 //! | backing images | named; the chain opens them | yes | what holes show is copied up |
 //! | preallocation | yes | yes | kept |
-//! | external data files | yes, by the caller's resolver | no | refused |
+//! | external data files, raw ones too | yes, by the caller's resolver | no | yes, by the caller's resolver |
 //! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept |
 //! | persistent bitmaps | listed | no | given up |
 //! | dirty and corrupt images | yes | no | refused |
+//! | clusters that are zeroed or discarded | | | given back, and punched out of the file |
 //! | encrypted images | their metadata alone | no | refused |
 //! | consistency | checked, with the findings of `qemu-img check` | | |
 //! | unknown incompatible features | refused by name | | refused |
@@ -20,13 +21,14 @@
 //!         └─ refcount_table_offset ──► refcount table ──► refcount blocks
 //! ```
 //!
-//! A new image is laid out by `write::layout`, an existing one is changed by `write::overlay`.
+//! A new image is laid out by `write::layout`, an existing one is changed by `edit`.
 //!
 //! Read `spec` for the bytes, `entry` and `geometry` for what they mean, `map` for the way from a guest offset to a host
 //! offset.
 
 mod bitmaps;
 mod check;
+mod edit;
 mod entry;
 mod extensions;
 mod geometry;

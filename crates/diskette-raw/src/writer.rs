@@ -259,6 +259,10 @@ impl BlockWriter for Editor {
             .map_err(|source| self.storage.failed("zero", offset, len, source))
     }
 
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.write_zeros(offset, len)
+    }
+
     fn flush(&self) -> Result<()> {
         self.storage
             .sync()

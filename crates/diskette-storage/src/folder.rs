@@ -5,13 +5,15 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use diskette_core::{Error, Mark, Reference, Resolver, Result, Role, Storage, StorageMut, StorageExt};
+use diskette_core::{
+    Error, Mark, Reference, Resolver, Result, Role, Storage, StorageExt, StorageMut,
+};
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat, openat2};
 use rustix::io::Errno;
 
-use crate::{FileStorage, FileStorageMut};
 use crate::file::{FileKind, failed};
+use crate::{FileStorage, FileStorageMut};
 
 /// Opens a file that an image names if it lies in the folder of the image that names it, or below.
 ///
@@ -108,7 +110,9 @@ impl FolderResolver {
             Some(why) => Why::Refused(why),
         };
         match why {
-            Why::Refused(why) => self.open_allowed(reference, &folder.join(&name.path), access, why),
+            Why::Refused(why) => {
+                self.open_allowed(reference, &folder.join(&name.path), access, why)
+            }
             Why::Failed(source) => Err(failed(
                 "open",
                 folder.join(&name.path).display().to_string(),

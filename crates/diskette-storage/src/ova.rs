@@ -10,7 +10,9 @@ mod manifest;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use diskette_core::{Ends, Error, Limits, Reference, Resolver, Result, Role, Storage, StorageExt};
+use diskette_core::{
+    Ends, Error, Limits, Reference, Resolver, Result, Role, Storage, StorageExt, StorageMut,
+};
 
 use crate::SubStorage;
 use archive::Range;
@@ -247,6 +249,11 @@ impl Resolver for Ova {
             return Err(reference.refused("no file of the OVA, and no other is opened from there"));
         }
         self.member(&name)
+    }
+
+    /// An archive is not changed.
+    fn open_mut(&self, reference: &Reference, _from: &dyn Storage) -> Result<Arc<dyn StorageMut>> {
+        Err(reference.refused("no file of an OVA is written"))
     }
 }
 

@@ -387,6 +387,10 @@ impl BlockWriter for Writable {
         Ok(())
     }
 
+    fn discard(&self, _offset: u64, _len: u64) -> Result<()> {
+        unreachable!("a conversion gives nothing back")
+    }
+
     fn flush(&self) -> Result<()> {
         Ok(())
     }

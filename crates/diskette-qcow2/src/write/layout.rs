@@ -19,11 +19,12 @@ use super::header::{self, Places};
 use super::host::HostSpace;
 use super::options::{Preallocation, Settings, Version};
 use super::pack::ClusterPacker;
-use super::refcounts::{RefcountClusters, refcount_clusters, set_refcount};
+use super::refcounts::{RefcountClusters, refcount_clusters};
 use super::tables::NewTables;
 use crate::FORMAT;
 use crate::entry::{L1Entry, L2Entry, Subclusters};
 use crate::geometry::Geometry;
+use crate::refcount::set_refcount;
 
 /// Lays out a new image.
 #[derive(Debug)]

@@ -6,7 +6,6 @@ mod host;
 mod layout;
 mod measure;
 mod options;
-mod overlay;
 mod pack;
 mod refcounts;
 mod tables;
@@ -18,7 +17,7 @@ use diskette_core::{
     Result, StorageMut, WritableFormat,
 };
 
-use crate::Qcow2;
+use crate::{Qcow2, edit};
 use layout::Layout;
 use options::{OPTIONS, Settings};
 
@@ -55,6 +54,6 @@ impl WritableFormat for Qcow2 {
         below: Option<Arc<dyn BlockReader>>,
         cx: &OpenContext<'_>,
     ) -> Result<Box<dyn BlockWriter>> {
-        overlay::edit(image, below, cx)
+        edit::open(image, below, cx)
     }
 }

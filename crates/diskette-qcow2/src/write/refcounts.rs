@@ -2,9 +2,6 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use zerocopy::IntoBytes;
-use zerocopy::big_endian::{U16, U32, U64};
-
 use crate::geometry::Geometry;
 
 /// Clusters of the refcount structures. Complete by nature.
@@ -35,40 +32,6 @@ pub(super) const fn refcount_clusters(geometry: Geometry, others: u64) -> Refcou
         }
         found = RefcountClusters { table, blocks };
     }
-}
-
-/// Sets a refcount in a block. `count` fits the width.
-pub(crate) fn set_refcount(block: &mut [u8], index: usize, refcount_order: u32, count: u64) {
-    match refcount_order {
-        // Entry 0 lies in the lowest bits of a byte.
-        0..=2 => {
-            let bits = 1_usize << refcount_order;
-            let shift = index * bits % 8;
-            let mask = (1_u8 << bits) - 1;
-            let byte = &mut block[index * bits / 8];
-            *byte = *byte & !(mask << shift) | (low_byte(count) & mask) << shift;
-        }
-        3 => block[index] = low_byte(count),
-        4 => put(
-            block,
-            index,
-            U16::new(u16::try_from(count).unwrap_or(u16::MAX)).as_bytes(),
-        ),
-        5 => put(
-            block,
-            index,
-            U32::new(u32::try_from(count).unwrap_or(u32::MAX)).as_bytes(),
-        ),
-        _ => put(block, index, U64::new(count).as_bytes()),
-    }
-}
-
-fn put(block: &mut [u8], index: usize, entry: &[u8]) {
-    block[index * entry.len()..][..entry.len()].copy_from_slice(entry);
-}
-
-fn low_byte(count: u64) -> u8 {
-    u8::try_from(count).unwrap_or(u8::MAX)
 }
 
 /// How often each cluster of a new image is used.
