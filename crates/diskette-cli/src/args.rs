@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Inspect(cmd::inspect::Inspect),
     Map(cmd::map::Map),
     Measure(cmd::measure::Measure),
+    Nbd(cmd::nbd::Nbd),
     Completions(cmd::completions::Completions),
 }
 

@@ -10,3 +10,4 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod map;
 pub(crate) mod measure;
+pub(crate) mod nbd;

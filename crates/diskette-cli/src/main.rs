@@ -35,6 +35,7 @@ fn run() -> Outcome {
         Command::Inspect(args) => cmd::inspect::run(&args),
         Command::Map(args) => cmd::map::run(&args),
         Command::Measure(args) => cmd::measure::run(&args),
+        Command::Nbd(args) => cmd::nbd::run(&args),
         Command::Completions(args) => cmd::completions::run(&args),
     }
 }

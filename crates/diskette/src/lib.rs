@@ -28,12 +28,14 @@
 //! | look at one image alone | [`open_image`]; with its files, [`inspect`] |
 //! | convert | [`Conversion`] |
 //! | make an image without data | [`create`] |
+//! | write into an image that exists | [`edit`], [`Conversion::write_into`] |
 //! | see what is allocated where | [`map`](map()) |
 //! | find what is inconsistent, and mend it | [`check`](check()), [`repair`] |
 //! | know how large a new image will be | [`measure`] |
 //! | compare two disks, or tell one by a number | [`engine::compare`], [`engine::digest`] |
 //! | know what is on a disk | [`inside::contents`] |
 //! | see how full it is, and where | [`picture`] |
+//! | export a disk to programs that speak NBD | [`nbd`] |
 //! | add a format of one's own | [`registry`], [`core::Registry`], [`core::Format`] |
 //!
 //! # Images are not to be trusted
@@ -87,6 +89,8 @@ pub use diskette_convert as engine;
 pub use diskette_core as core;
 /// What is on a disk: partitions, file systems, what it boots by; and its picture.
 pub use diskette_inspect as inside;
+/// A disk exported over NBD.
+pub use diskette_nbd as nbd;
 /// Where host bytes lie, and who may open which file.
 pub use diskette_storage as storage;
 
@@ -97,4 +101,4 @@ pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};
 pub use open::{open, open_image, open_with, safe_options};
 pub use picture::picture;
-pub use write::{Conversion, create, measure, refuse_source_as_target, writable};
+pub use write::{Conversion, create, edit, measure, refuse_source_as_target, writable};

@@ -7,8 +7,8 @@ use std::{fs, io};
 
 use diskette_convert::{ConvertOptions, convert, convert_into};
 use diskette_core::{
-    BackingImage, BlockReader, Chain, Error, Measure, NewImage, OpenOptions, Result, StorageMut,
-    WritableFormat,
+    BackingImage, BlockReader, BlockWriter, Chain, Error, Measure, NewImage, OpenOptions, Result,
+    StorageMut, WritableFormat,
 };
 use diskette_storage::{FileStorageMut, NewFiles, UnsyncedStorage};
 
@@ -108,22 +108,44 @@ impl<'a> Conversion<'a> {
         path: impl AsRef<Path>,
         options: &OpenOptions,
     ) -> Result<()> {
-        let format = writable(&self.format)?;
-        let storage = FileStorageMut::open(&path)?;
-        storage.lock()?;
-        let mut reading = options.clone();
-        reading.ignore_locks = true; // The lock is our own.
-        reading.containers = false;
-        let below = crate::open_with(&path, &reading)?.into_below();
-        let below = below.map(|below| Arc::new(below) as _);
-        let storage: Arc<dyn StorageMut> = match self.sync {
-            true => Arc::new(storage),
-            false => Arc::new(UnsyncedStorage::new(storage)),
-        };
-        let target = format.edit(storage, below, &options.context())?;
+        let target = editor(
+            path.as_ref(),
+            writable(&self.format)?,
+            options,
+            |file| match self.sync {
+                true => Arc::new(file),
+                false => Arc::new(UnsyncedStorage::new(file)),
+            },
+        )?;
         convert_into(source, &*target, &self.engine)?;
         target.flush()
     }
+}
+
+/// The disk that the image at `path` holds, to be written anywhere, with what lies below it. No other program may write
+/// the image meanwhile; QEMU's keep to that.
+pub fn edit(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Box<dyn BlockWriter>> {
+    let path = path.as_ref();
+    let format = registry().choose(&options.format, &FileStorageMut::open(path)?)?;
+    editor(path, writable(format.name())?, options, |file| {
+        Arc::new(file)
+    })
+}
+
+fn editor(
+    path: &Path,
+    format: &dyn WritableFormat,
+    options: &OpenOptions,
+    storage: impl FnOnce(FileStorageMut) -> Arc<dyn StorageMut>,
+) -> Result<Box<dyn BlockWriter>> {
+    let file = FileStorageMut::open(path)?;
+    file.lock()?;
+    let mut reading = options.clone();
+    reading.ignore_locks = true; // The lock is our own.
+    reading.containers = false;
+    let below = crate::open_with(path, &reading)?.into_below();
+    let below = below.map(|below| Arc::new(below) as _);
+    format.edit(storage(file), below, &options.context())
 }
 
 /// Makes a new image without data at `path`. What was there before is replaced when the image is whole.
