@@ -7,3 +7,4 @@ mod inconsistent;
 mod mangled;
 mod oracle;
 mod variants;
+mod write;
