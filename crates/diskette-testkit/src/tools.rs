@@ -30,17 +30,25 @@ impl Tool {
             .map(|folder| folder.join(name))
             .find(|path| path.is_file());
         let Some(path) = found else {
-            assert!(
-                env::var_os("CI").is_none_or(|ci| ci != "true"),
-                "{name} is not installed, and CI lets no test be skipped"
-            );
-            eprintln!("skipped: {name} is not installed");
+            skip(name);
             return None;
         };
         Some(Self {
             name: name.to_owned(),
             path,
         })
+    }
+
+    /// Python, if it has this module: see [`Tool::find`].
+    #[must_use]
+    pub fn python_with(module: &str) -> Option<Self> {
+        let python = Self::find("python3")?;
+        let import = format!("import {module}");
+        if !python.output(["-c", &import]).status.success() {
+            skip(&format!("Python's {module}"));
+            return None;
+        }
+        Some(python)
     }
 
     /// Runs it to its end, and gives what it wrote to stdout. Panics unless it exits with 0.
@@ -108,6 +116,15 @@ pub fn corpus() -> Option<PathBuf> {
         eprintln!("skipped: DISKETTE_CORPUS names no folder of real images");
     }
     folder.map(PathBuf::from)
+}
+
+/// Says that a test cannot be done for want of a program; panics where nothing may be skipped.
+fn skip(what: &str) {
+    assert!(
+        env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "{what} is not installed, and CI lets no test be skipped"
+    );
+    eprintln!("skipped: {what} is not installed");
 }
 
 fn output_of(command: &mut Command) -> Output {
