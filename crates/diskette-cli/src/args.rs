@@ -39,6 +39,7 @@ pub(crate) enum Command {
     Compare(cmd::compare::Compare),
     Convert(cmd::convert::Convert),
     Create(cmd::create::Create),
+    Dd(cmd::dd::Dd),
     Digest(cmd::digest::Digest),
     Info(cmd::info::Info),
     Inspect(cmd::inspect::Inspect),

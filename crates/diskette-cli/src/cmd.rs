@@ -5,6 +5,7 @@ pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod create;
+pub(crate) mod dd;
 pub(crate) mod digest;
 pub(crate) mod info;
 pub(crate) mod inspect;

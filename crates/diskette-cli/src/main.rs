@@ -30,6 +30,7 @@ fn run() -> Outcome {
         Command::Compare(args) => cmd::compare::run(&args),
         Command::Convert(args) => cmd::convert::run(&args),
         Command::Create(args) => cmd::create::run(&args),
+        Command::Dd(args) => cmd::dd::run(&args),
         Command::Digest(args) => cmd::digest::run(&args),
         Command::Info(args) => cmd::info::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),

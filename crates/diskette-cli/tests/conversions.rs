@@ -313,3 +313,41 @@ fn an_image_that_a_program_writes_is_read_on_demand_alone() {
     writer.wait().unwrap();
     bench.ours("info disk.qcow2");
 }
+
+#[test]
+fn dd_copies_the_blocks_that_are_asked_for() {
+    let Some(bench) = Bench::new() else { return };
+    bench.theirs("convert -O raw disk.qcow2 disk.raw");
+    let whole = fs::read(bench.folder().join("disk.raw")).unwrap();
+    bench.ours("dd if=disk.qcow2 of=part.raw bs=1k skip=90 count=20");
+    let part = fs::read(bench.folder().join("part.raw")).unwrap();
+    assert!(part == whole[90 << 10..110 << 10], "other bytes");
+    // Without skip, qemu-img counts as we do.
+    bench.ours("dd -O qcow2 bs=1M count=3 if=disk.qcow2 of=ours.qcow2");
+    bench.theirs("dd -O qcow2 bs=1M count=3 if=disk.qcow2 of=theirs.qcow2");
+    bench.theirs("compare -q ours.qcow2 theirs.qcow2");
+    for wrong in [
+        "dd if=disk.qcow2",
+        "dd if=disk.qcow2 of=a bs=0",
+        "dd if=disk.qcow2 of=a x=1",
+    ] {
+        bench.refused(wrong);
+    }
+    assert!(
+        bench
+            .refused("dd if=disk.qcow2 of=a skip=1M")
+            .contains("cannot skip")
+    );
+}
+
+#[test]
+fn a_target_that_is_verified_is_read_back() {
+    let Some(bench) = Bench::new() else { return };
+    bench.ours("convert --verify -c -O qcow2 disk.qcow2 copy.qcow2");
+    bench.theirs("compare -q disk.qcow2 copy.qcow2");
+    // What -n leaves of a longer target is not the source's.
+    bench.theirs("create -q -f qcow2 longer.qcow2 6M");
+    bench.write("longer.qcow2", &["write -P 9 5M 1M"]);
+    let said = bench.refused("convert -n --verify -O qcow2 disk.qcow2 longer.qcow2");
+    assert!(said.contains("at offset 5242880"), "{said}");
+}

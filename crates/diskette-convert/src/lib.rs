@@ -26,6 +26,7 @@ mod measure;
 mod pack;
 mod pipeline;
 mod plan;
+mod slice;
 mod target;
 mod zeros;
 
@@ -35,3 +36,4 @@ pub use control::{Control, Progress};
 pub use convert::{ConvertOptions, convert, convert_into};
 pub use digest::{Digests, digest};
 pub use measure::data_len;
+pub use slice::Slice;

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use diskette_convert::{Concat, ConvertOptions, Progress, TopLayer, convert, convert_into};
+use diskette_convert::{Concat, ConvertOptions, Progress, Slice, TopLayer, convert, convert_into};
 use diskette_core::{BlockReader, BlockReaderExt, Chain, Error, Extent, ImageInfo, Opened, Packed};
 use fake::{Disk, Image, KIB, MIB, Placed, Writable, byte_at};
 
@@ -450,4 +450,27 @@ fn disks_one_after_another_read_like_one() {
     let target = Writable::new(vec![0xee; expected.len()]);
     convert_into(&all, &target, &with_threads(2)).unwrap();
     assert!(target.bytes.into_inner().unwrap() == expected);
+}
+
+#[test]
+fn a_slice_of_a_disk_reads_like_its_bytes() {
+    let disk = mixed();
+    let bytes = disk.to_vec();
+    let size = bytes.len() as u64;
+    for (start, len) in [
+        (0, size),
+        (1, size - 1),
+        (700, 3 * KIB),
+        (size, 0),
+        (MIB + 3, MIB),
+    ] {
+        let slice = Slice::new(&disk, start, len).unwrap();
+        let range = usize::try_from(start).unwrap()..usize::try_from(start + len).unwrap();
+        assert_eq!(slice.size(), len);
+        assert!(slice.read_vec(0, range.len()).unwrap() == bytes[range.clone()]);
+        let target = Writable::new(vec![0xee; range.len()]);
+        convert_into(&slice, &target, &with_threads(2)).unwrap();
+        assert!(target.bytes.into_inner().unwrap() == bytes[range]);
+    }
+    assert!(Slice::new(&disk, 1, size).is_err());
 }

@@ -1,13 +1,14 @@
 //! `diskette convert`: a disk from one format, or several files, into another.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use diskette::Conversion;
-use diskette::core::{BlockReader, Chain, FormatChoice};
-use diskette::engine::{Concat, ConvertOptions, TopLayer};
+use diskette::core::{BlockReader, Chain, FormatChoice, OpenOptions};
+use diskette::engine::{self, CompareOptions, Comparison, Concat, ConvertOptions, TopLayer};
 
 use crate::args::{FormatOptions, Opening, Work, backing, cache_mode, size, snapshot_name};
 use crate::failure::{Failure, Outcome};
@@ -92,6 +93,10 @@ pub(crate) struct Convert {
     /// Take what is lost of a damaged source for zeros
     #[arg(long)]
     salvage: bool,
+
+    /// Read the target back, and compare it with the source
+    #[arg(long)]
+    verify: bool,
 
     /// Print nothing but errors
     #[arg(short, long)]
@@ -193,10 +198,40 @@ impl Convert {
             true => tops.iter().map(|top| top as _).collect(),
             false => chains.iter().map(|chain| chain as _).collect(),
         };
-        match disks.as_slice() {
-            [only] => self.write(conversion, *only, target),
-            several => self.write(conversion, &Concat::new(several.iter().copied())?, target),
+        let joined;
+        let source: &dyn BlockReader = match disks.as_slice() {
+            [only] => *only,
+            several => {
+                joined = Concat::new(several.iter().copied())?;
+                &joined
+            }
+        };
+        self.write(conversion, source, target)?;
+        match self.verify {
+            true => self.expect_equal(source, target),
+            false => Ok(()),
         }
+    }
+
+    /// That the target reads as the source. It is left as it is: what is wrong with it may be worth a look.
+    fn expect_equal(&self, source: &dyn BlockReader, target: &Path) -> Result<(), Failure> {
+        let written = diskette::open_with(target, &self.target_options()?)?;
+        let mut options = CompareOptions::default();
+        options.control.threads = self.work.threads.map(NonZeroUsize::get);
+        let compared = engine::compare(source, &written, &options);
+        match compared.map_err(|error| Failure::of(&error))? {
+            Comparison::ContentDiffers(offset) => Err(Failure::new(format!(
+                "'{}' was written, and does not read as the source at offset {offset}",
+                target.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn target_options(&self) -> Result<OpenOptions, Failure> {
+        let mut options = self.opening.options(None)?;
+        options.format = FormatChoice::Named(self.target_format.clone());
+        Ok(options)
     }
 
     fn write(
@@ -208,9 +243,7 @@ impl Convert {
         if !self.no_create {
             return Ok(conversion.write(source, target)?);
         }
-        let mut options = self.opening.options(None)?;
-        options.format = FormatChoice::Named(self.target_format.clone());
-        Ok(conversion.write_into(source, target, &options)?)
+        Ok(conversion.write_into(source, target, &self.target_options()?)?)
     }
 }
 
