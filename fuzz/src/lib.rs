@@ -1,6 +1,7 @@
 //! What the fuzz targets do: each of them takes bytes, and must neither panic, nor hang, nor take much memory.
 
 mod files;
+mod sealed;
 mod seeds;
 
 use std::sync::Arc;
@@ -14,19 +15,22 @@ use diskette_convert::{ConvertOptions, convert};
 use diskette_testkit::walk;
 
 pub use files::{Files, framed};
+pub use sealed::{vhdx_sealed, vpc_sealed};
 pub use seeds::seeds;
 
 /// A target's name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("open_raw", |data| open("raw", data)),
     ("open_qcow2", |data| open("qcow2", data)),
     ("open_vmdk", |data| open("vmdk", data)),
     ("open_vdi", |data| open("vdi", data)),
     ("open_vpc", |data| open("vpc", data)),
     ("open_vhdx", |data| open("vhdx", data)),
+    ("vhdx_sealed", vhdx_sealed),
+    ("vpc_sealed", vpc_sealed),
     ("open_ova", open_ova),
     ("chain", chain),
     ("convert_roundtrip", convert_roundtrip),

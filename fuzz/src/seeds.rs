@@ -4,9 +4,12 @@ use std::fs;
 
 use diskette_testkit::golden::{images, testdata};
 use diskette_testkit::qcow2::{Cluster, Qcow2, Snapshot};
+use diskette_testkit::vdi::{FREE, Vdi, ZERO};
 use diskette_testkit::vmdk::{Grain, Hosted, SeGrain, Stream, cowd, filled, se_sparse};
+use diskette_testkit::vpc::{self, Vpc};
 
 use crate::framed;
+use crate::sealed::{BASES, CHANGES};
 
 /// The seeds of a target, each with a name.
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -18,8 +21,21 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             .zip([0, 0x41, 0x85, 0xc3].into_iter().cycle())
             .map(|((name, _, bytes), flavour)| (name, [vec![flavour], bytes].concat()))
             .collect(),
+        "vhdx_sealed" => (0..BASES)
+            .map(|which| {
+                (
+                    format!("base-{which}"),
+                    [vec![which], vec![0; CHANGES]].concat(),
+                )
+            })
+            .collect(),
         _ => {
-            let format = target.trim_start_matches("open_");
+            let format = if target == "vpc_sealed" {
+                "open_vpc"
+            } else {
+                target
+            };
+            let format = format.trim_start_matches("open_");
             let images = all_images().into_iter();
             images
                 .filter(|(_, of, _)| *of == format)
@@ -96,7 +112,59 @@ fn all_images() -> Vec<(String, &'static str, Vec<u8>)> {
     for (name, bytes) in tiny_vmdk() {
         found.push((name.to_owned(), "vmdk", bytes));
     }
+    for (name, image) in tiny_vdi() {
+        found.push((name.to_owned(), "vdi", image.build()));
+    }
+    for (name, bytes) in tiny_vpc() {
+        found.push((name.to_owned(), "vpc", bytes));
+    }
     found
+}
+
+fn tiny_vdi() -> Vec<(&'static str, Vdi)> {
+    let mut plain = Vdi::new(
+        4096,
+        &[1, FREE, ZERO, 0, 2, FREE, FREE, FREE],
+        &[(0, 1), (1, 2), (2, 3)],
+    );
+    plain.block_size = 512;
+    let mut fixed = plain.clone();
+    (fixed.image_type, fixed.map) = (2, (0..8).collect());
+    fixed.blocks = (0..8).map(|block| (block, 7)).collect();
+    let mut extra = plain.clone();
+    extra.extra = 512;
+    let mut old = plain.clone();
+    old.version = 2;
+    let mut child = plain.clone();
+    (child.image_type, child.uuids) = (4, [3, 4, 1, 2]);
+    vec![
+        ("tiny-vdi", plain),
+        ("tiny-static", fixed),
+        ("tiny-extra", extra),
+        ("tiny-old", old),
+        ("tiny-child", child),
+    ]
+}
+
+fn tiny_vpc() -> Vec<(&'static str, Vec<u8>)> {
+    let mut plain = Vpc::new(65536);
+    plain.block_size = 4096;
+    let plain = plain.filled(0, 1).sectors(9, &[(0, 2), (3, 4)]);
+    let mut short = plain.clone();
+    (short.front, short.rear) = (false, 512);
+    let mut xen = plain.clone();
+    (xen.batmap, xen.footer.application) = (Some(false), *b"tap\0");
+    let child = plain.clone().over(0x11, "a");
+    vec![
+        ("tiny-dynamic", plain.build()),
+        ("tiny-no-front", short.build()),
+        ("tiny-xen", xen.build()),
+        ("tiny-differencing", child.build()),
+        (
+            "tiny-fixed",
+            vpc::fixed(vec![5; 4096], &vpc::Footer::new(4096)),
+        ),
+    ]
 }
 
 fn tiny_qcow2() -> Vec<(&'static str, Qcow2)> {
