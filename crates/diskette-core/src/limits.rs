@@ -22,6 +22,8 @@ pub struct Limits {
     pub granule_bytes: u64,
     /// Internal snapshots of one image.
     pub snapshots: u64,
+    /// Iterations of key derivation for trying one passphrase on an encrypted image, over all of its key slots.
+    pub key_iterations: u64,
 }
 
 impl Default for Limits {
@@ -34,6 +36,7 @@ impl Default for Limits {
             descriptor_bytes: 1 << 20,
             granule_bytes: 256 << 20,
             snapshots: 65536,
+            key_iterations: 50_000_000,
         }
     }
 }
@@ -67,6 +70,11 @@ impl Limits {
     /// Whether an image may have `wanted` snapshots.
     pub fn allow_snapshots(&self, wanted: u64) -> Result<()> {
         allow("number of snapshots", wanted, self.snapshots)
+    }
+
+    /// Whether trying a passphrase may take `wanted` iterations.
+    pub fn allow_key_iterations(&self, wanted: u64) -> Result<()> {
+        allow("iterations for one passphrase", wanted, self.key_iterations)
     }
 }
 

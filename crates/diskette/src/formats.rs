@@ -6,6 +6,7 @@ use diskette_core::{Format, OptionSpec, Registry};
 
 /// In the order in which a file is shown to them.
 static FORMATS: &[&dyn Format] = &[
+    &diskette_luks::Luks,
     &diskette_qcow2::Qcow2,
     &diskette_vdi::Vdi,
     &diskette_vhdx::Vhdx,

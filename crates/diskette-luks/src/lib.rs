@@ -1,0 +1,69 @@
+//! LUKS disk images: the disk's bytes behind a cipher, and before them a header with key slots. What `cryptsetup` makes
+//! of a partition, in a file.
+//!
+//! | what | |
+//! | --- | --- |
+//! | LUKS version 1 | read, made, written in place; ciphers and hashes as `diskette-crypto` has them |
+//! | LUKS version 2, detached headers | no |
+//!
+//! A file that begins with a LUKS header is taken for one where nothing else is said: a raw image of a disk that is
+//! encrypted as a whole has to be named `raw`.
+//!
+//! An image without data reads as noise until it is written; so does one that `qemu-img create` makes.
+
+mod reader;
+mod writer;
+
+use std::sync::Arc;
+
+use diskette_core::{
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
+    SnapshotFormat, Storage, WritableFormat,
+};
+use diskette_crypto::{SecretOption, luks};
+
+/// The name by which this format is known.
+pub(crate) const FORMAT: &str = "luks";
+
+/// The option that names the passphrase.
+pub(crate) const SECRET: SecretOption = SecretOption {
+    format: FORMAT,
+    name: "key-secret",
+};
+
+/// The format.
+#[derive(Clone, Copy, Debug)]
+pub struct Luks;
+
+impl Format for Luks {
+    fn name(&self) -> &'static str {
+        FORMAT
+    }
+
+    fn probe(&self, ends: &Ends<'_>) -> Match {
+        match luks::is_luks(ends.head) {
+            true => Match::Sure,
+            false => Match::No,
+        }
+    }
+
+    fn open(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<Opened> {
+        reader::open(storage, cx)
+    }
+
+    fn writable(&self) -> Option<&dyn WritableFormat> {
+        Some(self)
+    }
+
+    fn checkable(&self) -> Option<&dyn CheckableFormat> {
+        None
+    }
+
+    fn repairable(&self) -> Option<&dyn RepairableFormat> {
+        None
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+}
