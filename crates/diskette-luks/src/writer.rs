@@ -245,6 +245,11 @@ impl BlockWriter for Editor {
             .map_err(|source| storage.failed("zero", self.start + offset, len, source))
     }
 
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        // What the host gives up would read as noise, and tell an onlooker that it is free.
+        check_range(self.size, offset, len)
+    }
+
     fn flush(&self) -> Result<()> {
         let storage = &self.payload;
         storage
