@@ -5,11 +5,17 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
-use diskette::core::{BackingImage, BlockReaderExt, FormatChoice, NewImage, OpenOptions};
+use diskette::core::{
+    BackingImage, BlockReader, BlockReaderExt, FormatChoice, NewImage, NoParts, OpenOptions,
+};
 use diskette::engine::{Control, ConvertOptions, TopLayer};
 use diskette::{Conversion, core::Chain};
-use diskette_testkit::{Content, Rng, Tool, check_reader_against, qemu_img, qemu_io};
+use diskette_testkit::recording::Operation;
+use diskette_testkit::{
+    Content, RecordingStorage, Rng, Tool, check_reader_against, qemu_img, qemu_io,
+};
 
 const SUBFORMATS: [&str; 5] = [
     "monolithicSparse",
@@ -384,5 +390,36 @@ fn images_are_not_larger_than_those_of_qemu_img() {
                 fs::remove_file(folder.join(name)).unwrap();
             }
         }
+    }
+}
+
+#[test]
+fn a_stream_is_written_from_its_first_byte_to_its_last_by_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut disk = Content::new(30).bytes(2 << 20);
+    disk.resize(31 << 20, 0);
+    disk.extend(Content::new(31).bytes(3 << 20));
+    fs::write(folder.path().join("disk.raw"), &disk).unwrap();
+    let source = raw(&folder.path().join("disk.raw"));
+    for threads in [1, 4] {
+        let storage = Arc::new(RecordingStorage::new(Vec::new()));
+        let what = NewImage::new(source.size()).with_option("subformat", "streamOptimized");
+        let vmdk = diskette::writable("vmdk").unwrap();
+        let target = vmdk.create(storage.clone(), &NoParts, &what).unwrap();
+        let mut options = ConvertOptions::default();
+        options.control.threads = Some(threads);
+        diskette::engine::convert(&source, target, &options).unwrap();
+        let mut end = 0;
+        for operation in storage.operations() {
+            match operation {
+                Operation::Write { offset, bytes } => {
+                    assert_eq!(offset, end);
+                    end += bytes.len() as u64;
+                }
+                Operation::SetSize(0) if end == 0 => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(end, storage.bytes().len() as u64);
     }
 }
