@@ -1,8 +1,10 @@
 //! Counts how often each host cluster is used, and holds it against what the image says. Changes nothing.
 //!
-//! Findings, their order and their counts are those of `qemu-img check`.
+//! Findings, their order and their counts are those of `qemu-img check`; what it passes over in silence comes on top:
+//! tables that share a cluster with something else, zero clusters in images of version 2.
 
 mod counts;
+mod overlap;
 mod tree;
 
 use std::fmt::Display;
@@ -14,7 +16,7 @@ use diskette_core::{
 };
 use zerocopy::big_endian::U64;
 
-use self::counts::Counts;
+pub(crate) use self::counts::Counts;
 use crate::header::{Encryption, Header};
 use crate::refcount::{RefcountTableEntry, Refcounts, refcount};
 use crate::snapshot::{Snapshot, Snapshots};
@@ -23,12 +25,71 @@ use crate::{Qcow2, bitmaps, spec};
 impl CheckableFormat for Qcow2 {
     fn check(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<CheckReport> {
         let header = Header::read_for_check(&*storage, cx.limits)?;
-        let mut check = Check::new(&*storage, &header, cx)?;
-        check.count_everything()?;
-        check.compare()?;
-        check.copied_flags()?;
-        Ok(check.report)
+        Ok(survey(&*storage, &header, cx)?.report)
     }
+}
+
+/// All that a check finds.
+pub(crate) fn survey(
+    storage: &dyn Storage,
+    header: &Header,
+    cx: &OpenContext<'_>,
+) -> Result<Survey> {
+    let mut check = Check::new(storage, header, cx)?;
+    check.count_contents()?;
+    check.count_refcounts()?;
+    check.compare()?;
+    check.copied_flags()?;
+    Ok(Survey {
+        report: check.report,
+        counted: check.counted,
+        stored: check.stored,
+        refcounts_low: check.refcounts_low,
+        refcounts_damage: check.refcounts_damage,
+        copied_wrong: check.copied_wrong,
+        lost: check.lost,
+        refcounts_unsound: check.refcounts_unsound,
+    })
+}
+
+/// How often each cluster is used by anything but the refcount table and its blocks.
+pub(crate) fn count_contents(
+    storage: &dyn Storage,
+    header: &Header,
+    cx: &OpenContext<'_>,
+) -> Result<Counts> {
+    let mut check = Check::new(storage, header, cx)?;
+    check.count_contents()?;
+    Ok(check.counted)
+}
+
+/// What a check knows when it is done.
+pub(crate) struct Survey {
+    pub(crate) report: CheckReport,
+    /// How often clusters are used.
+    pub(crate) counted: Counts,
+    /// How often the image says so.
+    pub(crate) stored: Refcounts,
+    pub(crate) lost: Lost,
+    /// Whether the refcount table, or one of its blocks, does not lie where only it lies, or is not there.
+    pub(crate) refcounts_unsound: bool,
+    /// Clusters whose refcount is too low: corruptions.
+    pub(crate) refcounts_low: u64,
+    /// Corruptions of the refcount table and its blocks.
+    pub(crate) refcounts_damage: u64,
+    /// Flags that do not say whether a refcount is 1: corruptions.
+    pub(crate) copied_wrong: u64,
+}
+
+/// References that lead nowhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lost {
+    /// Whether there are any: what they were to lead to counts as used by nobody.
+    pub(crate) any: bool,
+    /// The lowest host offset behind the file's end that something refers to.
+    pub(crate) lowest: Option<u64>,
+    /// Whether bitmaps are among them.
+    pub(crate) bitmaps: bool,
 }
 
 /// A check under way.
@@ -42,6 +103,13 @@ struct Check<'a> {
     stored: Refcounts,
     /// What is so.
     counted: Counts,
+    lost: Lost,
+    refcounts_unsound: bool,
+    refcounts_low: u64,
+    refcounts_damage: u64,
+    copied_wrong: u64,
+    /// Clusters that are to have one user.
+    tables: overlap::Tables,
     report: CheckReport,
 }
 
@@ -59,34 +127,72 @@ impl<'a> Check<'a> {
             file_size,
             stored: Refcounts::open(storage, header, cx.limits)?,
             counted: Counts::new(clusters, cx.limits)?,
+            lost: Lost::default(),
+            refcounts_unsound: false,
+            refcounts_low: 0,
+            refcounts_damage: 0,
+            copied_wrong: 0,
+            tables: overlap::Tables::default(),
             report,
         })
     }
 
-    fn count_everything(&mut self) -> Result<()> {
+    fn count_contents(&mut self) -> Result<()> {
         let header = self.header;
-        let geometry = header.geometry;
         let snapshots = self.read_snapshots();
-        self.count(0, geometry.cluster_size())?;
+        self.count_table("header", 0, header.geometry.cluster_size())?;
         self.count_tree(&header.l1, tree::Which::Active)?;
         if let Some(snapshots) = snapshots {
             self.count_snapshots(&snapshots)?;
         }
-        let table_len = u64::from(header.refcount_table.clusters) * geometry.cluster_size();
-        self.count(header.refcount_table.offset, table_len)?;
         if let Encryption::Luks { offset, len } = header.encryption {
-            self.count(offset, len)?;
+            self.count_table("LUKS header", offset, len)?;
         }
-        self.count_bitmaps()?;
-        self.count_refcount_blocks()
+        self.count_bitmaps()
     }
 
-    /// Counts one use of each host cluster in a range.
-    fn count(&mut self, offset: u64, len: u64) -> Result<()> {
-        let cluster_size = self.header.geometry.cluster_size();
-        if len == 0 {
-            return Ok(());
+    fn count_refcounts(&mut self) -> Result<()> {
+        let table = self.header.refcount_table;
+        let len = u64::from(table.clusters) * self.header.geometry.cluster_size();
+        let inside = self.count(table.offset, len)?;
+        self.refcounts_damage += u64::from(!inside);
+        self.refcounts_unsound |= !inside || len == 0;
+        self.count_refcount_blocks()?;
+        let clusters = self.header.geometry.cluster_range(table.offset, len);
+        self.refcounts_unsound |= inside
+            && clusters
+                .into_iter()
+                .any(|cluster| self.counted.get(cluster) != 1);
+        if inside {
+            self.tables.add("refcount table", table.offset, len);
         }
+        Ok(())
+    }
+
+    /// Counts one use of each host cluster in a range that holds a table, and nothing else.
+    fn count_table(&mut self, name: &'static str, offset: u64, len: u64) -> Result<()> {
+        if self.follow(offset, len)? {
+            self.tables.add(name, offset, len);
+        }
+        Ok(())
+    }
+
+    /// Counts one use of each host cluster in a range. Whether the file has them.
+    fn follow(&mut self, offset: u64, len: u64) -> Result<bool> {
+        let inside = self.count(offset, len)?;
+        if !inside {
+            self.lost.any = true;
+            self.lost.lowest = Some(self.lost.lowest.unwrap_or(u64::MAX).min(offset));
+        }
+        Ok(inside)
+    }
+
+    /// The same, without a thought about those that it does not have.
+    fn count(&mut self, offset: u64, len: u64) -> Result<bool> {
+        if len == 0 {
+            return Ok(true);
+        }
+        let cluster_size = self.header.geometry.cluster_size();
         let end = offset.saturating_add(len);
         // The last cluster may be short: its data need not be there whole.
         if end >= self.file_size.saturating_add(cluster_size) {
@@ -94,16 +200,16 @@ impl<'a> Check<'a> {
                 "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
                  offset {offset:#x} size {len:#x}"
             ));
-            return Ok(());
+            return Ok(false);
         }
         let most = self.header.geometry.refcount_max();
-        for cluster in offset / cluster_size..=(end - 1) / cluster_size {
+        for cluster in self.header.geometry.cluster_range(offset, len) {
             if !self.counted.add(cluster, most)? {
                 let at = cluster * cluster_size;
                 self.corruption(format_args!("ERROR: overflow cluster offset={at:#x}"));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn read_snapshots(&mut self) -> Option<Snapshots> {
@@ -117,6 +223,7 @@ impl<'a> Check<'a> {
                     Severity::CheckError,
                     format_args!("ERROR failed to read the snapshot table: {error}"),
                 );
+                self.lost.any = true;
                 None
             }
         }
@@ -142,7 +249,11 @@ impl<'a> Check<'a> {
         for snapshot in &snapshots.list {
             self.count_snapshot(snapshot)?;
         }
-        self.count(self.header.snapshots_offset, snapshots.table_len)
+        self.count_table(
+            "snapshot table",
+            self.header.snapshots_offset,
+            snapshots.table_len,
+        )
     }
 
     fn count_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
@@ -153,6 +264,7 @@ impl<'a> Check<'a> {
                  snapshot table entry corrupted",
                 snapshot.l1_offset
             ));
+            self.lost.any = true;
             return Ok(());
         }
         if u64::from(snapshot.l1_size) > spec::L1_TABLE_LEN_MAX / 8 {
@@ -160,6 +272,7 @@ impl<'a> Check<'a> {
                 "ERROR snapshot {id} ({name}) l1_size={:#x}: L1 table is too large; snapshot table entry corrupted",
                 snapshot.l1_size
             ));
+            self.lost.any = true;
             return Ok(());
         }
         let l1 = snapshot.l1(self.header, self.cx.limits)?;
@@ -179,20 +292,31 @@ impl<'a> Check<'a> {
             Ok(None) => return Ok(()),
             Err(error) => {
                 self.corruption(format_args!("ERROR bitmaps: {error}"));
+                self.lose_bitmaps();
                 return Ok(());
             }
         };
-        self.count(directory.offset, directory.len)?;
+        let lost = self.lost;
+        self.lost = Lost::default();
+        self.count_table("bitmap directory", directory.offset, directory.len)?;
         for bitmap in &list {
             self.count_bitmap(bitmap)?;
         }
+        self.lost.bitmaps |= self.lost.any;
+        self.lost.any |= lost.any;
+        self.lost.lowest = [self.lost.lowest, lost.lowest].into_iter().flatten().min();
         Ok(())
+    }
+
+    const fn lose_bitmaps(&mut self) {
+        self.lost.any = true;
+        self.lost.bitmaps = true;
     }
 
     fn count_bitmap(&mut self, bitmap: &bitmaps::Bitmap) -> Result<()> {
         let geometry = self.header.geometry;
         let len = u64::from(bitmap.table_size) * 8;
-        self.count(bitmap.table_offset, len)?;
+        self.count_table("bitmap table", bitmap.table_offset, len)?;
         self.cx
             .limits
             .allow_table("qcow2: bitmap table's bytes", len)?;
@@ -206,8 +330,9 @@ impl<'a> Check<'a> {
             };
             if entry & !allowed != 0 || !geometry.is_aligned(offset) {
                 self.corruption(format_args!("ERROR bitmap table entry is {entry:#x}"));
+                self.lose_bitmaps();
             } else if offset != 0 {
-                self.count(offset, geometry.cluster_size())?;
+                self.follow(offset, geometry.cluster_size())?;
             }
         }
         Ok(())
@@ -218,27 +343,38 @@ impl<'a> Check<'a> {
         let entries: Vec<RefcountTableEntry> = self.stored.table().collect();
         for (index, entry) in entries.into_iter().enumerate() {
             let offset = entry.block_offset();
+            let cluster = offset >> geometry.cluster_bits();
             if entry.reserved_bits() != 0 {
-                self.corruption(format_args!(
+                self.unsound_refcounts(format_args!(
                     "ERROR refcount table entry {index} has reserved bits set"
                 ));
             } else if !geometry.is_aligned(offset) {
-                self.corruption(format_args!(
+                self.unsound_refcounts(format_args!(
                     "ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted"
                 ));
-            } else if offset >> geometry.cluster_bits() >= self.counted.len() {
-                self.corruption(format_args!(
+            } else if cluster >= self.counted.len() {
+                self.unsound_refcounts(format_args!(
                     "ERROR refcount block {index} is outside image"
                 ));
             } else if offset != 0 {
                 self.count(offset, geometry.cluster_size())?;
-                let uses = self.counted.get(offset >> geometry.cluster_bits());
+                let uses = self.counted.get(cluster);
+                // One that cannot count so far tells nothing; an overflow has been reported.
+                self.refcounts_unsound |= !self.counted.is_exactly(cluster, 1);
                 if uses != 1 {
-                    self.corruption(format_args!("ERROR refcount block {index} refcount={uses}"));
+                    self.unsound_refcounts(format_args!(
+                        "ERROR refcount block {index} refcount={uses}"
+                    ));
                 }
             }
         }
         Ok(())
+    }
+
+    fn unsound_refcounts(&mut self, text: impl Display) {
+        self.corruption(text);
+        self.refcounts_damage += 1;
+        self.refcounts_unsound = true;
     }
 
     /// Holds the stored refcounts against the counted ones, cluster by cluster.
@@ -267,7 +403,7 @@ impl<'a> Check<'a> {
             }
         }
         self.report.image_end_offset = Some(end * geometry.cluster_size());
-        Ok(())
+        self.overlaps()
     }
 
     /// The same for the clusters of one refcount block. Gives the last one that is in use.
@@ -290,6 +426,7 @@ impl<'a> Check<'a> {
                 last = Some(cluster);
             }
             if stored < counted {
+                self.refcounts_low += 1;
                 self.corruption(format_args!(
                     "ERROR cluster {cluster} refcount={stored} reference={counted}"
                 ));

@@ -1,5 +1,7 @@
 //! The numbers that follow from the size of a cluster, an L2 entry and a refcount.
 
+use std::ops::Range;
+
 use diskette_core::round_down;
 
 use crate::entry::L2Entry;
@@ -113,6 +115,13 @@ impl Geometry {
     /// The number of clusters that hold `len` bytes.
     pub(crate) const fn clusters(self, len: u64) -> u64 {
         len.div_ceil(self.cluster_size())
+    }
+
+    /// The host clusters that hold `len` bytes from an offset on.
+    pub(crate) const fn cluster_range(self, offset: u64, len: u64) -> Range<u64> {
+        let end = self.clusters(offset.saturating_add(len));
+        let first = offset >> self.cluster_bits;
+        first..if len == 0 { first } else { end }
     }
 
     /// Whether a host offset is one of a cluster.

@@ -10,10 +10,10 @@
 //! | external data files, raw ones too | yes, by the caller's resolver | no | yes, by the caller's resolver |
 //! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept |
 //! | persistent bitmaps | listed | no | given up |
-//! | dirty and corrupt images | yes | no | refused |
+//! | dirty and corrupt images | yes | no | refused, until they are repaired |
 //! | clusters that are zeroed or discarded | | | given back, and punched out of the file |
 //! | encrypted images | their metadata alone | no | refused |
-//! | consistency | checked, with the findings of `qemu-img check` | | |
+//! | consistency | checked, with the findings of `qemu-img check` | | repaired in place |
 //! | unknown incompatible features | refused by name | | refused |
 //!
 //! ```text
@@ -21,7 +21,8 @@
 //!         └─ refcount_table_offset ──► refcount table ──► refcount blocks
 //! ```
 //!
-//! A new image is laid out by `write::layout`, an existing one is changed by `edit`.
+//! A new image is laid out by `write::layout`, an existing one is changed by `edit`, and mended by
+//! `repair`.
 //!
 //! Read `spec` for the bytes, `entry` and `geometry` for what they mean, `map` for the way from a guest offset to a host
 //! offset.
@@ -39,6 +40,7 @@ mod map;
 mod preallocation;
 mod reader;
 mod refcount;
+mod repair;
 mod snapshot;
 mod spec;
 mod write;
@@ -84,7 +86,7 @@ impl Format for Qcow2 {
     }
 
     fn repairable(&self) -> Option<&dyn RepairableFormat> {
-        None
+        Some(self)
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {

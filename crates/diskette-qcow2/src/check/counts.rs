@@ -1,15 +1,17 @@
 //! Uses of host clusters, counted in pages that exist only where something is in use.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use diskette_core::{Limits, Result};
 
 /// One count for each host cluster.
-pub(super) struct Counts {
+pub(crate) struct Counts {
     pages: Vec<Option<Box<[u16; PAGE]>>>,
     /// What is too large for a page: the count above `u16::MAX`.
     above: HashMap<u64, u64>,
+    /// Clusters with more uses than could be counted.
+    beyond: HashSet<u64>,
     /// Clusters that are looked at.
     len: u64,
     /// Bytes of all pages.
@@ -28,6 +30,7 @@ impl Counts {
         Ok(Self {
             pages: vec![None; usize::try_from(pages).unwrap_or(0)],
             above: HashMap::new(),
+            beyond: HashSet::new(),
             len,
             page_bytes: 0,
             limits: limits.clone(),
@@ -35,12 +38,21 @@ impl Counts {
     }
 
     /// Clusters that are looked at: those that the file has, and those behind that are in use.
-    pub(super) const fn len(&self) -> u64 {
+    pub(crate) const fn len(&self) -> u64 {
         self.len
     }
 
     /// Counts one more use, unless there are `most` already. A cluster lies in the file, or right behind it.
     pub(super) fn add(&mut self, cluster: u64, most: u64) -> Result<bool> {
+        let counted = self.add_one(cluster, most)?;
+        if !counted && self.beyond.insert(cluster) {
+            self.page_bytes += 2 * size_of::<u64>() as u64;
+            self.limits.allow_table(WHAT, self.page_bytes)?;
+        }
+        Ok(counted)
+    }
+
+    fn add_one(&mut self, cluster: u64, most: u64) -> Result<bool> {
         self.len = self.len.max(cluster + 1);
         let (page, index) = split(cluster);
         let Some(slot) = self.pages.get_mut(page) else {
@@ -66,8 +78,13 @@ impl Counts {
         Ok(true)
     }
 
+    /// Whether a cluster has so many uses, and no one more.
+    pub(crate) fn is_exactly(&self, cluster: u64, uses: u64) -> bool {
+        self.get(cluster) == uses && !self.beyond.contains(&cluster)
+    }
+
     /// Uses of a cluster.
-    pub(super) fn get(&self, cluster: u64) -> u64 {
+    pub(crate) fn get(&self, cluster: u64) -> u64 {
         let (page, index) = split(cluster);
         match self.pages.get(page) {
             Some(Some(page)) if page[index] == u16::MAX => {
@@ -109,6 +126,7 @@ mod tests {
         assert_eq!(counts.get(3), 70_000);
         assert!(!counts.add(3, 70_000).unwrap());
         assert_eq!((counts.get(2), counts.len()), (0, 10));
+        assert!(!counts.is_exactly(3, 70_000) && counts.is_exactly(2, 0));
         assert!(counts.add(10, 1).unwrap());
         assert!(!counts.add(10, 1).unwrap());
         assert_eq!(counts.len(), 11);

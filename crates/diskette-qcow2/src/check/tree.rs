@@ -28,8 +28,8 @@ impl Check<'_> {
     /// Counts what a tree uses.
     pub(super) fn count_tree(&mut self, l1: &L1Location, which: Which) -> Result<()> {
         let geometry = self.header.geometry;
-        self.count(l1.offset, l1.entries * 8)?;
-        let table = self.read_table(l1.offset, l1.entries * 8)?;
+        self.count_table("L1 table", l1.offset, l1.entries * 8)?;
+        let table = self.read_whole_table(l1.offset, l1.entries * 8)?;
         for entry in table.entries() {
             let entry = L1Entry(entry.get());
             if entry.0 == 0 {
@@ -42,16 +42,23 @@ impl Check<'_> {
                 ));
             }
             let offset = entry.table_offset();
-            self.count(offset, geometry.cluster_size())?;
+            self.follow(offset, geometry.cluster_size())?;
             if !geometry.is_aligned(offset) {
+                self.lost.any = true;
                 self.corruption(format_args!(
                     "ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted"
                 ));
             }
-            let table = self.read_table(offset, geometry.cluster_size())?;
+            let table = self.read_whole_table(offset, geometry.cluster_size())?;
             self.count_l2(&table, which)?;
         }
         Ok(())
+    }
+
+    /// A table. Entries that the file does not have are lost.
+    fn read_whole_table(&mut self, offset: u64, len: u64) -> Result<Table<U64>> {
+        self.lost.any |= offset.saturating_add(len) > self.file_size;
+        self.read_table(offset, len)
     }
 
     fn count_l2(&mut self, table: &Table<U64>, which: Which) -> Result<()> {
@@ -61,6 +68,12 @@ impl Check<'_> {
             if !entry.is_compressed() && entry.reserved_bits() != 0 {
                 self.corruption(format_args!(
                     "ERROR found l2 entry with reserved bits set: {:x}",
+                    entry.0
+                ));
+            }
+            if self.header.version == 2 && entry.is_zero() && !entry.is_compressed() {
+                self.corruption(format_args!(
+                    "ERROR zero cluster in an image of version 2: l2_entry={:x}",
                     entry.0
                 ));
             }
@@ -95,6 +108,7 @@ impl Check<'_> {
                 "ERROR compressed cluster {index} with data file, entry={:#x}",
                 entry.0
             ));
+            self.lost.any = true;
             return Ok(());
         }
         if bitmap != Subclusters::HOLES {
@@ -102,9 +116,10 @@ impl Check<'_> {
                 "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, entry={:#x}",
                 entry.0
             ));
+            self.lost.any = true;
             return Ok(());
         }
-        self.count(stream.offset, stream.len)?;
+        self.follow(stream.offset, stream.len)?;
         if which == Which::Active {
             self.report.allocated_granules += 1;
             self.report.compressed_granules += 1;
@@ -125,6 +140,7 @@ impl Check<'_> {
         let geometry = self.header.geometry;
         let offset = entry.offset();
         if !bitmap.is_valid(true) {
+            self.lost.any |= !geometry.is_aligned(offset);
             self.corruption(format_args!(
                 "ERROR offset={offset:x}: Allocated cluster has corrupted subcluster allocation bitmap"
             ));
@@ -135,6 +151,7 @@ impl Check<'_> {
                 !entry.is_zero()
             };
             let kind = if has_data { "Data" } else { "Preallocated" };
+            self.lost.any |= has_data;
             self.corruption(format_args!(
                 "ERROR offset={offset:x}: {kind} cluster is not properly aligned; L2 entry corrupted."
             ));
@@ -149,7 +166,8 @@ impl Check<'_> {
         if self.header.features.data_file() {
             return Ok(());
         }
-        self.count(offset, geometry.cluster_size())
+        self.follow(offset, geometry.cluster_size())?;
+        Ok(())
     }
 
     /// That the active tree's entries are marked as copied where, and only where, the refcount is 1.
@@ -167,6 +185,7 @@ impl Check<'_> {
                 continue;
             };
             if (refcount == 1) != entry.is_copied() {
+                self.copied_wrong += 1;
                 self.corruption(format_args!(
                     "ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={:x} refcount={refcount}",
                     entry.0
@@ -190,6 +209,7 @@ impl Check<'_> {
                 self.refcount_of(entry.offset())?
             };
             if refcount.is_some_and(|refcount| (refcount == 1) != entry.is_copied()) {
+                self.copied_wrong += 1;
                 self.report.add(
                     Severity::Corruption,
                     format_args!(
@@ -204,7 +224,7 @@ impl Check<'_> {
     }
 
     /// The stored refcount of the cluster at a host offset; `None` where it cannot be told, which has been reported.
-    fn refcount_of(&self, offset: u64) -> Result<Option<u64>> {
+    pub(super) fn refcount_of(&self, offset: u64) -> Result<Option<u64>> {
         let cluster = offset >> self.header.geometry.cluster_bits();
         match self.stored.of(self.storage, cluster) {
             Ok(refcount) => Ok(Some(refcount)),

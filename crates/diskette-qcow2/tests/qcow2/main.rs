@@ -8,4 +8,6 @@ mod damaged;
 mod mangled;
 mod matrix;
 mod refused;
+mod repaired;
+mod repaired_by_chance;
 mod support;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, Chain, CheckReport, Extent, ExtentKind, Format, FormatChoice, OpenOptions, Opened,
-    Registry, Result, Storage, Value,
+    Registry, Repair, Result, Storage, StorageMut, Value,
 };
 use diskette_qcow2::Qcow2;
 use diskette_storage::{FileStorage, FolderResolver, MemoryStorage};
@@ -126,6 +126,14 @@ pub(crate) fn check(storage: Arc<dyn Storage>) -> Result<CheckReport> {
         .checkable()
         .unwrap()
         .check(storage, &options.context())
+}
+
+pub(crate) fn repair(image: Arc<dyn StorageMut>, what: Repair) -> Result<CheckReport> {
+    let options = options();
+    Qcow2
+        .repairable()
+        .unwrap()
+        .repair(image, what, &options.context())
 }
 
 /// The map as `qemu-img map --output=json` shows it.
