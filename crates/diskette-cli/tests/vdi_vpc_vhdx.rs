@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{ours, theirs};
-use diskette_testkit::{Content, Rng, Tool, qemu_img};
+use diskette_testkit::{Content, Rng, Tool, qemu_img, qemu_io};
 
 const MIB: usize = 1 << 20;
 
@@ -178,6 +178,94 @@ fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = names.collect();
     names.sort();
     names
+}
+
+/// qemu-img makes none of these overlays, but the source of what goes into them.
+#[test]
+fn overlays_hold_what_their_source_has_and_show_the_rest() {
+    let (Some(qemu_img), Some(qemu_io)) = (qemu_img(), qemu_io()) else {
+        return;
+    };
+    for (format, option) in [
+        ("vdi", "uuid=random"),
+        ("vpc", "timestamp=now"),
+        ("vhdx", "block_size=1M"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let run = |args: &str| run(folder, args);
+        fs::create_dir(folder.join("sub")).unwrap();
+        fs::write(folder.join("raw"), Content::new(3).bytes(17 * MIB + 512)).unwrap();
+        run(&format!("convert -f raw -O {format} raw sub/base"));
+        let create = format!("create -q -f qcow2 -b sub/base -F {format} source 20M");
+        qemu_img.run_in(folder, create.split(' '));
+        let commands = [
+            "write -P 1 3M 512",
+            "write -P 2 6000k 3M",
+            "write -z 12M 2M",
+            "write -z 14500k 64k",
+            "write -P 3 18M 1M",
+        ];
+        let args = ["-f", "qcow2"].into_iter();
+        let args = args.chain(commands.into_iter().flat_map(|command| ["-c", command]));
+        qemu_io.run_in(folder, args.chain(["source"]));
+
+        // VDI knows no paths: its parent is looked for in its own folder.
+        let (base, image) = match format {
+            "vdi" => ("base", "sub/image"),
+            _ => ("sub/base", "image"),
+        };
+        let over = format!("-O {format} -o {option} -B {base} -F {format}");
+        run(&format!("convert -f qcow2 {over} source {image}"));
+        run(&format!("compare -f qcow2 -F {format} source {image}"));
+        run(&format!("check -f {format} {image}"));
+        let len = |name: &str| fs::metadata(folder.join(name)).unwrap().len();
+        assert!(len(image) < len("sub/base"), "{format}");
+
+        // A parent that is another one now is not taken for the first.
+        run(&format!(
+            "convert -f raw -O {format} -o uuid=random raw sub/base"
+        ));
+        let args = format!("compare -f qcow2 -F {format} source {image}");
+        assert_ne!(ours(folder, args.split(' ')).code, Some(0), "{format}");
+
+        run(&format!(
+            "create -q -f {format} -b {base} -F {format} {image}"
+        ));
+        let size = |name: &str| {
+            let info = ours(folder, ["info", "-f", format, "--output=json", name]);
+            info.json().unwrap()["virtual-size"].as_u64().unwrap()
+        };
+        assert_eq!(size(image), size("sub/base"));
+        run(&format!("compare -f {format} -F {format} {image} sub/base"));
+    }
+}
+
+#[test]
+fn overlays_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for (format, fixed) in [
+        ("vdi", "static=on"),
+        ("vpc", "subformat=fixed"),
+        ("vhdx", "subformat=fixed"),
+    ] {
+        run(folder, &format!("create -q -f {format} base 1M"));
+        run(folder, "create -q -f raw other 1M");
+        for (words, said) in [
+            (
+                format!("-o {fixed} -b base -F {format}"),
+                "over a backing file",
+            ),
+            ("-b other -F raw".to_owned(), "of another format"),
+            (format!("-u -b base -F {format}"), "it was not opened"),
+        ] {
+            let args = format!("create -q -f {format} {words} image 1M");
+            let answer = ours(folder, args.split(' '));
+            assert_eq!(answer.code, Some(1), "{args}");
+            assert!(answer.err.contains(said), "{args}: {}", answer.err);
+        }
+    }
 }
 
 /// What qemu-img's own options and ours have in common, the other way round: its images are converted, too.

@@ -10,6 +10,19 @@ use crate::{Result, StorageExt, StorageMut};
 pub struct PlacedBlocks {
     /// Indices of blocks; they ascend.
     blocks: Vec<u32>,
+    /// Blocks that are zero, and have no place; they ascend.
+    zeros: Vec<u32>,
+}
+
+/// What a new image says of a block. Complete by nature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing.
+    Absent,
+    /// That it is zero.
+    Zero,
+    /// That it lies behind so many others.
+    Behind(u64),
 }
 
 impl PlacedBlocks {
@@ -25,24 +38,36 @@ impl PlacedBlocks {
         }
     }
 
-    /// How many there are.
+    /// Notes that a block is zero, whatever an image below has there.
+    pub fn place_zeros(&mut self, block: u32) {
+        debug_assert!(self.zeros.last().is_none_or(|last| *last < block));
+        self.zeros.push(block);
+    }
+
+    /// How many have a place.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.blocks.len() as u64
     }
 
-    /// Whether there are none.
+    /// Whether none has.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
 
-    /// The place of each of the first `count` blocks of the disk, or `None` for a block without one.
-    pub fn places(&self, count: u64) -> impl Iterator<Item = Option<u64>> + '_ {
+    /// The place of each of the first `count` blocks of the disk.
+    pub fn places(&self, count: u64) -> impl Iterator<Item = Place> + '_ {
         let mut placed = (0..).zip(&self.blocks).peekable();
+        let mut zeros = self.zeros.iter().peekable();
         (0..count).map(move |index| {
-            let (place, _) = placed.next_if(|(_, block)| u64::from(**block) == index)?;
-            Some(place)
+            if let Some((before, _)) = placed.next_if(|(_, block)| u64::from(**block) == index) {
+                return Place::Behind(before);
+            }
+            match zeros.next_if(|block| u64::from(**block) == index) {
+                Some(_) => Place::Zero,
+                None => Place::Absent,
+            }
         })
     }
 }
@@ -80,8 +105,19 @@ mod tests {
         let mut placed = PlacedBlocks::default();
         let places: Vec<_> = [1, 1, 4, 5, 5].map(|block| placed.place(block)).into();
         assert_eq!(places, [0, 0, 1, 2, 2]);
+        placed.place_zeros(0);
+        placed.place_zeros(3);
         let all: Vec<_> = placed.places(6).collect();
-        assert_eq!(all, [None, Some(0), None, None, Some(1), Some(2)]);
+        let behind = Place::Behind;
+        let expected = [
+            Place::Zero,
+            behind(0),
+            Place::Absent,
+            Place::Zero,
+            behind(1),
+            behind(2),
+        ];
+        assert_eq!(all, expected);
         assert_eq!(placed.places(0).count(), 0);
     }
 }

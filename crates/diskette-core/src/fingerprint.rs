@@ -87,14 +87,28 @@ impl NewId {
 }
 
 /// Stores chunks as they are, and takes their fingerprint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PlainPacker {
     content: Fingerprint,
+    chunk_size: u32,
+}
+
+impl Default for PlainPacker {
+    /// With chunks that suit a processor's cache.
+    fn default() -> Self {
+        Self::with_chunks(64 << 10)
+    }
 }
 
 impl PlainPacker {
-    /// Bytes of a chunk.
-    pub const CHUNK: u64 = 64 << 10;
+    /// With chunks of this many bytes, a power of two: overlays take whole blocks, so that none is in two images.
+    #[must_use]
+    pub fn with_chunks(chunk_size: u32) -> Self {
+        Self {
+            content: Fingerprint::default(),
+            chunk_size,
+        }
+    }
 
     /// The fingerprint of what was packed.
     #[must_use]
@@ -105,7 +119,7 @@ impl PlainPacker {
 
 impl Packer for PlainPacker {
     fn chunk_size(&self) -> u32 {
-        64 << 10
+        self.chunk_size
     }
 
     fn skipped(&self) -> Skipped {

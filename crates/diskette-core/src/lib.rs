@@ -38,7 +38,7 @@ mod table;
 mod units;
 mod writer;
 
-pub use blocks::{PlacedBlocks, write_entries};
+pub use blocks::{Place, PlacedBlocks, write_entries};
 pub use cache::TableCache;
 pub use chain::{Chain, Layer};
 pub use check::{CheckReport, CheckableFormat, Finding, Repair, RepairableFormat, Severity};

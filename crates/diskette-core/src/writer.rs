@@ -134,6 +134,28 @@ impl BackingImage {
             identity: Vec::new(),
         }
     }
+
+    /// What the image says of itself in this regard, if it was opened.
+    #[must_use]
+    pub fn identity(&self, kind: &str) -> Option<&str> {
+        let mut known = self.identity.iter();
+        let found = known.find(|identity| identity.kind == kind);
+        found.map(|identity| identity.value.as_str())
+    }
+
+    /// The name as Windows writes relative paths; `None` where it is none, or could not be told from another.
+    #[must_use]
+    pub fn windows_path(&self) -> Option<String> {
+        let target = self.target.strip_prefix("./").unwrap_or(&self.target);
+        if target.is_empty() || target.starts_with('/') || target.contains(['\\', ':']) {
+            return None;
+        }
+        let path = target.replace('/', "\\");
+        Some(match path.starts_with("..\\") {
+            true => path,
+            false => format!(".\\{path}"),
+        })
+    }
 }
 
 /// How large an image will be, in bytes.

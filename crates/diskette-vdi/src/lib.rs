@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | dynamic | yes | yes | no |
 //! | static | yes | yes | yes |
-//! | differencing, undo | yes, over a parent that is found by its UUID | no | no |
+//! | differencing, undo | yes, over a parent that is found by its UUID | differencing, over another VDI | no |
 //! | header versions 1.1 and 0.2 (before VirtualBox 1.0) | yes | 1.1 | yes |
 //! | block sizes from 512 bytes to 256 MiB, extra bytes before each block | yes | 1 MiB, none | yes |
 //!

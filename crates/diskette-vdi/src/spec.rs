@@ -90,6 +90,8 @@ pub(crate) const HEADER_SIZE_LCHS: u32 = 0x190;
 pub(crate) const TYPE_DYNAMIC: u32 = 1;
 /// `image_type`: all blocks are there from the start.
 pub(crate) const TYPE_STATIC: u32 = 2;
+/// `image_type`: dynamic, over a parent.
+pub(crate) const TYPE_DIFFERENCING: u32 = 4;
 
 /// Version 0.2, from byte 72 on.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]

@@ -12,6 +12,9 @@ use crate::metadata::Metadata;
 use crate::region::{Regions, Taken};
 use crate::spec::FORMAT;
 
+/// The kind of identity that all images of a chain have in common.
+pub(crate) const DISK_ID: &str = "VirtualDiskId";
+
 /// An image, but for a look at its BAT.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -73,7 +76,7 @@ impl Image {
             data_write_guid(&self.header.data_write_guid),
             self.metadata.sector_identity(),
             Identity {
-                kind: "VirtualDiskId",
+                kind: DISK_ID,
                 value: self.metadata.disk_id.to_string(),
             },
         ];

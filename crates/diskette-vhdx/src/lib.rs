@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | fixed | yes | yes | yes, if the log is empty |
 //! | dynamic | yes; every block state, every block size from 1 to 256 MiB | yes, with blocks of each size | no |
-//! | differencing | yes; partially present blocks by their sector bitmaps, the parent by its locator | no | no |
+//! | differencing | yes; partially present blocks by their sector bitmaps, the parent by its locator | over another VHDX | no |
 //! | logical sectors of 512 and 4096 bytes | yes | yes | yes |
 //! | a log that was not replayed | replayed in memory; the file is not touched, but by `repair` | | no |
 //! | damaged first header or region table | the second one serves | | yes |

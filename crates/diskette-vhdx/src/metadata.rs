@@ -17,6 +17,9 @@ use crate::spec::{
     MetadataTableHeader, PARENT_LOCATOR, PHYSICAL_SECTOR_SIZE, VIRTUAL_DISK_ID, VIRTUAL_DISK_SIZE,
 };
 
+/// The kind of identity that an image and its parent must have in common.
+pub(crate) const SECTOR_SIZE: &str = "logical sector size";
+
 /// What the metadata say of the disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Metadata {
@@ -76,7 +79,7 @@ impl Metadata {
     /// A child's bitmaps count in the same sectors as its parent.
     pub(crate) fn sector_identity(&self) -> Identity {
         Identity {
-            kind: "logical sector size",
+            kind: SECTOR_SIZE,
             value: self.logical_sector_size.to_string(),
         }
     }

@@ -22,6 +22,9 @@ pub(crate) struct Footer {
     pub warnings: Vec<String>,
 }
 
+/// The kind of identity by which children know their parent.
+pub(crate) const UNIQUE_ID: &str = "UUID";
+
 /// What kind of image it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | fixed | yes, also with the 511-byte footer of Virtual PC before 2004 | yes, also by Azure's rule | yes |
 //! | dynamic | yes, with either copy of the footer lost by the other | yes | no |
-//! | differencing | yes, over the parent that its locators name, held against its UUID | no | no |
+//! | differencing | yes, over the parent that its locators name, held against its UUID | over another VPC | no |
 //! | sector bitmaps | obeyed, also XenServer's first ones with reversed bits | all bits set | |
 //! | XenServer's batmap | skipped: the bitmaps say it all; encrypted ones are refused | no | |
 //!

@@ -9,7 +9,7 @@ use diskette_core::{
 
 use crate::FORMAT;
 use crate::dynamic::Dynamic;
-use crate::footer::{Footer, Kind};
+use crate::footer::{Footer, Kind, UNIQUE_ID};
 use crate::map::Map;
 
 pub(crate) fn open(storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<Opened> {
@@ -17,7 +17,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<Op
     let mut info = ImageInfo::new(FORMAT, footer.disk_size);
     info.warnings.clone_from(&footer.warnings);
     info.identity.push(Identity {
-        kind: "UUID",
+        kind: UNIQUE_ID,
         value: footer.unique_id.to_string(),
     });
     if footer.kind == Kind::Fixed {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReaderExt, BlockWriter, Format, NewImage, NoParts, OpenOptions, Opened, Packed, Result,
-    StorageMut, WritableFormat,
+    BackingImage, BlockReaderExt, BlockWriter, Format, Identity, NewImage, NoParts, OpenOptions,
+    Opened, Packed, Result, StorageMut, WritableFormat,
 };
 use diskette_storage::MemoryStorage;
 use diskette_testkit::{check_reader_against, qemu_img};
@@ -162,6 +162,41 @@ fn azure_gets_whole_mebibytes_and_a_footer_behind_them() {
     ] {
         assert_eq!(image(&new(MIB, wrong), &[]).unwrap_err().to_string(), said);
     }
+}
+
+#[test]
+fn a_child_names_its_parent_in_windows_way() {
+    let mut backing = BackingImage::new("./folder/base.vhd", "vpc");
+    let said = image(&new(3 * MIB, "").with_backing(backing.clone()), &[]).unwrap_err();
+    assert_eq!(
+        said.to_string(),
+        "vpc: option backing_file: its UUID is not known, for it was not opened"
+    );
+    backing.identity = vec![Identity {
+        kind: "UUID",
+        value: UUID.to_owned(),
+    }];
+    let made = image(&new(3 * MIB, "").with_backing(backing.clone()), &[]).unwrap();
+    assert_eq!(u32_at(&made, 60), 4);
+    assert_eq!(made[512 + 40..512 + 44], [0x00, 0x11, 0x22, 0x33]);
+    assert_eq!(
+        made[512 + 64..512 + 84],
+        *b"\0b\0a\0s\0e\0.\0v\0h\0d\0\0\0\0"
+    );
+    let path: Vec<u8> = r".\folder\base.vhd"
+        .bytes()
+        .flat_map(|byte| [byte, 0])
+        .collect();
+    assert_eq!(made[512 + 576..512 + 580], *b"W2ru");
+    assert_eq!(u32_at(&made, 512 + 584), 34);
+    assert_eq!(u64_at(&made, 512 + 592), 2048);
+    assert_eq!(made[2048..2048 + 34], path);
+    backing.target = "/folder/base.vhd".to_owned();
+    let said = image(&new(3 * MIB, "").with_backing(backing), &[]).unwrap_err();
+    assert!(
+        said.to_string()
+            .ends_with("not a relative path that Windows can have")
+    );
 }
 
 #[test]

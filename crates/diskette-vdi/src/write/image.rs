@@ -7,13 +7,14 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    ImageWriter, Packed, Packer, PlacedBlocks, PlainPacker, Result, StorageExt, StorageMut,
+    ImageWriter, Packed, Packer, Place, PlacedBlocks, PlainPacker, Result, StorageExt, StorageMut,
     check_range, write_entries,
 };
+use uuid::Uuid;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::options::{BLOCK_SIZE, Settings};
+use super::options::{BLOCK_SIZE, Parent, Settings};
 use crate::spec;
 
 /// Lays out a new image.
@@ -34,7 +35,10 @@ impl NewVdi {
         Ok(Self {
             storage,
             settings,
-            packer: Arc::new(PlainPacker::default()),
+            packer: Arc::new(match settings.parent {
+                Some(_) => PlainPacker::with_chunks(entry(BLOCK_SIZE).get()),
+                None => PlainPacker::default(),
+            }),
             placed: PlacedBlocks::default(),
         })
     }
@@ -54,7 +58,11 @@ impl NewVdi {
             true => write_entries(&*self.storage, offset, (0..count).map(entry))?,
             false => {
                 let places = self.placed.places(count);
-                let entries = places.map(|place| place.map_or(U32::new(spec::BLOCK_FREE), entry));
+                let entries = places.map(|place| match place {
+                    Place::Absent => U32::new(spec::BLOCK_FREE),
+                    Place::Zero => U32::new(spec::BLOCK_ZERO),
+                    Place::Behind(count) => entry(count),
+                });
                 write_entries(&*self.storage, offset, entries)?
             }
         };
@@ -80,10 +88,14 @@ impl NewVdi {
             signature: spec::SIGNATURE,
             version: spec::VERSION_1_1.into(),
         };
-        let image_type = match self.settings.is_static {
-            true => spec::TYPE_STATIC,
-            false => spec::TYPE_DYNAMIC,
+        let image_type = match (self.settings.is_static, self.settings.parent) {
+            (_, Some(_)) => spec::TYPE_DIFFERENCING,
+            (true, None) => spec::TYPE_STATIC,
+            (false, None) => spec::TYPE_DYNAMIC,
         };
+        let parent = self.settings.parent;
+        let parent_uuid =
+            |uuid: fn(Parent) -> Uuid| parent.map_or([0; 16], |it| uuid(it).to_bytes_le());
         let header = spec::Header11 {
             header_size: spec::HEADER_SIZE_LCHS.into(),
             image_type: image_type.into(),
@@ -98,6 +110,8 @@ impl NewVdi {
             modification_uuid: uuid
                 .settle_another(content, size, "vdi modification")
                 .to_bytes_le(),
+            parent_uuid: parent_uuid(|parent| parent.image),
+            parent_modification_uuid: parent_uuid(|parent| parent.modification),
             ..spec::Header11::new_zeroed()
         };
         let lchs: spec::Lchs = [0, 0, 0, 512].map(U32::new);
@@ -123,10 +137,14 @@ impl ImageWriter for NewVdi {
 
     fn place(&mut self, offset: u64, packed: Packed, len: u64) -> Result<Option<u64>> {
         check_range(self.settings.size, offset, len)?;
+        let block = offset / BLOCK_SIZE;
         if packed == Packed::Zero {
+            if self.settings.parent.is_some() {
+                self.packer.content().add(offset, b"zero");
+                self.placed.place_zeros(entry(block).get());
+            }
             return Ok(None);
         }
-        let block = offset / BLOCK_SIZE;
         let place = match self.settings.is_static {
             true => block,
             false => self.placed.place(entry(block).get()),

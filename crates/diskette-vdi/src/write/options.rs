@@ -1,8 +1,12 @@
 //! What a new image is to be.
 
-use diskette_core::{Error, MIB, NewId, NewImage, OptionSpec, Options, Result, SECTOR, round_up};
+use diskette_core::{
+    BackingImage, Error, MIB, NewId, NewImage, OptionSpec, Options, Result, SECTOR, round_up,
+};
+use uuid::Uuid;
 
 use crate::FORMAT;
+use crate::header::{IMAGE_UUID, MODIFICATION_UUID};
 
 /// The options, as qemu-img names them, and one of our own.
 pub(super) const OPTIONS: &[OptionSpec] = &[
@@ -41,7 +45,36 @@ pub(super) struct Settings {
     /// Whole sectors.
     pub(super) size: u64,
     pub(super) is_static: bool,
+    pub(super) parent: Option<Parent>,
     pub(super) uuid: NewId,
+}
+
+/// The image below, which is known by its UUIDs alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parent {
+    pub(super) image: Uuid,
+    pub(super) modification: Uuid,
+}
+
+impl Parent {
+    fn new(backing: &BackingImage) -> Result<Self> {
+        if backing.format != FORMAT {
+            let feature = "making an image over a backing file of another format";
+            return Err(Error::unsupported(FORMAT, feature));
+        }
+        let uuid = |kind| {
+            let known = backing.identity(kind).map(Uuid::parse_str);
+            let Some(Ok(uuid)) = known else {
+                let why = "its UUIDs are not known, for it was not opened";
+                return Err(Error::invalid_option(FORMAT, "backing_file", why));
+            };
+            Ok(uuid)
+        };
+        Ok(Self {
+            image: uuid(IMAGE_UUID)?,
+            modification: uuid(MODIFICATION_UUID)?,
+        })
+    }
 }
 
 impl Settings {
@@ -49,12 +82,6 @@ impl Settings {
     pub(super) fn new(what: &NewImage) -> Result<Self> {
         let options = &what.options;
         options.expect_only(FORMAT, OPTIONS)?;
-        if what.backing.is_some() {
-            return Err(Error::unsupported(
-                FORMAT,
-                "making an image over a backing file",
-            ));
-        }
         if what.compress {
             return Err(Error::unsupported(FORMAT, "compression"));
         }
@@ -67,10 +94,19 @@ impl Settings {
             let why = format!("more than {} bytes", BLOCKS_MAX * BLOCK_SIZE);
             Error::invalid_option(FORMAT, "size", why)
         })?;
+        let is_static = options.flag(FORMAT, "static")?.unwrap_or(false);
+        if is_static && what.backing.is_some() {
+            return Err(Error::invalid_option(
+                FORMAT,
+                "static",
+                "not over a backing file",
+            ));
+        }
         Ok(Self {
             asked_size,
             size,
-            is_static: options.flag(FORMAT, "static")?.unwrap_or(false),
+            is_static,
+            parent: what.backing.as_ref().map(Parent::new).transpose()?,
             uuid: NewId::option(options, FORMAT, "uuid")?,
         })
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    ImageWriter, Packed, Packer, PlacedBlocks, PlainPacker, Result, StorageExt, StorageMut,
-    check_range, write_entries,
+    ImageWriter, NewId, Packed, Packer, Place, PlacedBlocks, PlainPacker, Result, StorageExt,
+    StorageMut, check_range, write_entries,
 };
 use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -38,9 +38,13 @@ impl NewVhdx {
         Ok(Self {
             storage,
             layout: Layout::new(&settings),
-            settings,
-            packer: Arc::new(PlainPacker::default()),
+            packer: Arc::new(match settings.parent {
+                // At most 2 MiB.
+                Some(_) => PlainPacker::with_chunks(index(settings.block_size)),
+                None => PlainPacker::default(),
+            }),
             placed: PlacedBlocks::default(),
+            settings,
         })
     }
 
@@ -62,26 +66,30 @@ impl NewVhdx {
 
     fn write_bat(&self) -> Result<()> {
         let count = self.layout.block_count();
-        let mut places: Box<dyn Iterator<Item = Option<u64>>> = match self.settings.fixed {
-            true => Box::new((0..count).map(Some)),
+        let mut places: Box<dyn Iterator<Item = Place>> = match self.settings.fixed {
+            true => Box::new((0..count).map(Place::Behind)),
             false => Box::new(self.placed.places(count)),
         };
         let entries = (0..self.layout.entry_count()).map(|index| {
-            // Only differencing disks have sector bitmaps.
+            // Blocks are here whole or not at all: there is no need of sector bitmaps.
             let place = match self.layout.is_bitmap_entry(index) {
                 true => return U64::new(BLOCK_NOT_PRESENT),
-                false => places.next().flatten(),
+                false => places.next(),
             };
-            U64::new(place.map_or(self.absent(), |place| {
-                self.layout.block_offset(place) | BLOCK_FULLY_PRESENT
-            }))
+            U64::new(match place {
+                Some(Place::Behind(count)) => self.layout.block_offset(count) | BLOCK_FULLY_PRESENT,
+                Some(Place::Zero) => BLOCK_ZERO,
+                Some(Place::Absent) => self.absent(),
+                None => BLOCK_NOT_PRESENT, // Behind the last block of a chunk that is filled up.
+            })
         });
         write_entries(&*self.storage, self.layout.bat_offset(), entries)?;
         Ok(())
     }
 
+    /// The entry of a block of which nothing is said: one that is not present shows the parent.
     const fn absent(&self) -> u64 {
-        match self.settings.block_state_zero {
+        match self.settings.block_state_zero && self.settings.parent.is_none() {
             true => BLOCK_ZERO,
             false => BLOCK_NOT_PRESENT,
         }
@@ -89,7 +97,10 @@ impl NewVhdx {
 
     fn write_metadata(&self) -> Result<()> {
         let Settings { size, uuid, .. } = self.settings;
-        let disk_id = uuid.settle(self.packer.content(), size, "vhdx disk");
+        let disk_id = match (&self.settings.parent, uuid) {
+            (Some(parent), NewId::Derived) => parent.disk_id,
+            _ => uuid.settle(self.packer.content(), size, "vhdx disk"),
+        };
         let bytes = metadata(&self.settings, disk_id);
         self.write(&bytes, self.layout.metadata_offset())
     }
@@ -167,6 +178,11 @@ impl NewVhdx {
     }
 }
 
+/// A block's index: at most 64 TiB in blocks of 1 MiB.
+fn index(block: u64) -> u32 {
+    u32::try_from(block).unwrap_or(u32::MAX)
+}
+
 const CREATOR: &str = "diskette";
 
 impl ImageWriter for NewVhdx {
@@ -180,14 +196,17 @@ impl ImageWriter for NewVhdx {
 
     fn place(&mut self, offset: u64, packed: Packed, len: u64) -> Result<Option<u64>> {
         check_range(self.settings.size, offset, len)?;
+        let block = offset / self.settings.block_size;
         if packed == Packed::Zero {
+            if self.settings.parent.is_some() {
+                self.packer.content().add(offset, b"zero");
+                self.placed.place_zeros(index(block));
+            }
             return Ok(None);
         }
-        let block = offset / self.settings.block_size;
         let place = match self.settings.fixed {
             true => block,
-            // At most 64 TiB in blocks of 1 MiB.
-            false => self.placed.place(u32::try_from(block).unwrap_or(u32::MAX)),
+            false => self.placed.place(index(block)),
         };
         let within = offset % self.settings.block_size;
         Ok(Some(self.layout.block_offset(place) + within))

@@ -18,6 +18,7 @@ pub(super) struct Layout {
     log_len: u64,
     /// Payload blocks of a chunk.
     chunk_ratio: u64,
+    differencing: bool,
 }
 
 impl Layout {
@@ -33,6 +34,7 @@ impl Layout {
             block_size: settings.block_size,
             log_len: settings.log_size.into(),
             chunk_ratio: SECTORS_PER_CHUNK * sector_size / settings.block_size,
+            differencing: settings.parent.is_some(),
         }
     }
 
@@ -59,9 +61,13 @@ impl Layout {
         self.size.div_ceil(self.block_size)
     }
 
-    /// Entries of the BAT: behind each whole chunk that is followed by another stands one for its sector bitmap.
+    /// Entries of the BAT. Behind each whole chunk that is followed by another stands one for its sector bitmap; in a
+    /// differencing disk each chunk is whole.
     pub(super) const fn entry_count(&self) -> u64 {
         let blocks = self.block_count();
+        if self.differencing {
+            return blocks.div_ceil(self.chunk_ratio) * (self.chunk_ratio + 1);
+        }
         blocks + blocks.saturating_sub(1) / self.chunk_ratio
     }
 

@@ -1,9 +1,15 @@
 //! What a new image is to be: the options by their names, and what follows from them.
 
 use diskette_core::{
-    Error, GIB, MIB, NewId, NewImage, OptionSpec, Options, Result, SECTOR, TIB, round_up,
+    BackingImage, Error, GIB, MIB, NewId, NewImage, OptionSpec, Options, Result, SECTOR, TIB,
+    round_up,
 };
 
+use uuid::Uuid;
+
+use crate::image::DISK_ID;
+use crate::locator::DATA_WRITE_GUID;
+use crate::metadata::SECTOR_SIZE;
 use crate::spec::{FORMAT, MAX_DISK_SIZE};
 
 /// The options, as qemu-img names them, and two of our own.
@@ -62,7 +68,7 @@ const fn option(
 }
 
 /// What a new image will be. Every combination that exists is a sound one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     /// The disk's size as it was asked for.
     asked_size: u64,
@@ -76,9 +82,53 @@ pub(super) struct Settings {
     pub(super) log_size: u32,
     pub(super) logical_sector_size: u32,
     pub(super) fixed: bool,
+    pub(super) parent: Option<Parent>,
     /// Whether blocks without data are said to be zero.
     pub(super) block_state_zero: bool,
     pub(super) uuid: NewId,
+}
+
+/// The image below.
+#[derive(Clone, Debug)]
+pub(super) struct Parent {
+    pub(super) data_write_guid: Uuid,
+    /// The same along a chain.
+    pub(super) disk_id: Uuid,
+    logical_sector_size: u32,
+    /// From the image's folder, in Windows's way.
+    pub(super) path: String,
+}
+
+impl Parent {
+    fn new(backing: &BackingImage) -> Result<Self> {
+        const LONGEST: usize = 4096;
+        if backing.format != FORMAT {
+            let feature = "making an image over a backing file of another format";
+            return Err(Error::unsupported(FORMAT, feature));
+        }
+        let unknown = || {
+            invalid(
+                "backing_file",
+                "its GUIDs are not known, for it was not opened",
+            )
+        };
+        let guid = |kind| match backing.identity(kind).map(Uuid::parse_str) {
+            Some(Ok(guid)) => Ok(guid),
+            Some(Err(_)) | None => Err(unknown()),
+        };
+        let sector_size = backing
+            .identity(SECTOR_SIZE)
+            .and_then(|text| text.parse().ok());
+        let path = backing.windows_path().filter(|path| path.len() <= LONGEST);
+        Ok(Self {
+            data_write_guid: guid(DATA_WRITE_GUID)?,
+            disk_id: guid(DISK_ID)?,
+            logical_sector_size: sector_size.ok_or_else(unknown)?,
+            path: path.ok_or_else(|| {
+                invalid("backing_file", "not a relative path that Windows can have")
+            })?,
+        })
+    }
 }
 
 impl Settings {
@@ -86,10 +136,6 @@ impl Settings {
     pub(super) fn new(what: &NewImage) -> Result<Self> {
         let options = &what.options;
         options.expect_only(FORMAT, OPTIONS)?;
-        if what.backing.is_some() {
-            let feature = "making an image over a backing file";
-            return Err(Error::unsupported(FORMAT, feature));
-        }
         if what.compress {
             return Err(Error::unsupported(FORMAT, "compression"));
         }
@@ -97,7 +143,8 @@ impl Settings {
             Some(size) if what.size == 0 => size,
             Some(_) | None => what.size,
         };
-        let logical_sector_size = logical_sector_size(options)?;
+        let parent = what.backing.as_ref().map(Parent::new).transpose()?;
+        let logical_sector_size = logical_sector_size(options, parent.as_ref())?;
         let size = round_up(asked_size, logical_sector_size.into())
             .filter(|size| *size <= MAX_DISK_SIZE)
             .ok_or_else(|| invalid("size", "more than 64 TiB"))?;
@@ -106,10 +153,14 @@ impl Settings {
             asked_size,
             size,
             asked_block_size,
-            block_size: block_size(asked_block_size, size)?,
+            block_size: match parent {
+                Some(_) => overlays_block_size(asked_block_size)?,
+                None => block_size(asked_block_size, size)?,
+            },
             log_size: log_size(options)?,
             logical_sector_size,
-            fixed: fixed(options)?,
+            fixed: fixed(options, parent.is_some())?,
+            parent,
             block_state_zero: options.flag(FORMAT, "block_state_zero")?.unwrap_or(true),
             uuid: NewId::option(options, FORMAT, "uuid")?,
         })
@@ -138,11 +189,29 @@ fn invalid(option: &str, why: &'static str) -> Error {
     Error::invalid_option(FORMAT, option, why)
 }
 
-fn logical_sector_size(options: &Options) -> Result<u32> {
-    match options.size(FORMAT, "logical_sector_size")? {
-        None | Some(SECTOR) => Ok(512),
-        Some(4096) => Ok(4096),
-        Some(_) => Err(invalid("logical_sector_size", "neither 512 nor 4096")),
+/// The parent's, if there is one.
+fn logical_sector_size(options: &Options, parent: Option<&Parent>) -> Result<u32> {
+    let name = "logical_sector_size";
+    let parents = parent.map(|parent| parent.logical_sector_size);
+    let asked = match options.size(FORMAT, name)? {
+        None => return Ok(parents.unwrap_or(512)),
+        Some(SECTOR) => 512,
+        Some(4096) => 4096,
+        Some(_) => return Err(invalid(name, "neither 512 nor 4096")),
+    };
+    match parents {
+        Some(parents) if parents != asked => Err(invalid(name, "not the backing file's")),
+        Some(_) | None => Ok(asked),
+    }
+}
+
+/// What is written of a block of an overlay has to be read whole first.
+fn overlays_block_size(asked: u64) -> Result<u64> {
+    const MOST: u64 = 2 * MIB;
+    match asked {
+        0 => Ok(MOST),
+        1..=MOST => block_size(asked, 0),
+        _ => Err(invalid("block_size", "more than 2M over a backing file")),
     }
 }
 
@@ -172,8 +241,9 @@ fn log_size(options: &Options) -> Result<u32> {
     size.ok_or_else(|| invalid("log_size", "more than 4095 MiB"))
 }
 
-fn fixed(options: &Options) -> Result<bool> {
+fn fixed(options: &Options, overlay: bool) -> Result<bool> {
     match options.text("subformat") {
+        Some("fixed") if overlay => Err(invalid("subformat", "not fixed over a backing file")),
         None | Some("dynamic") => Ok(false),
         Some("fixed") => Ok(true),
         Some(_) => Err(invalid("subformat", "neither dynamic nor fixed")),

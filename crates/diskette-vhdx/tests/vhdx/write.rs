@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReaderExt, BlockWriter, Format, NewImage, NoParts, OpenOptions, Opened, Packed, Result,
-    StorageMut, WritableFormat,
+    BackingImage, BlockReaderExt, BlockWriter, Format, Identity, NewImage, NoParts, OpenOptions,
+    Opened, Packed, Result, StorageMut, WritableFormat,
 };
 use diskette_storage::{FileStorage, MemoryStorage, NewFile};
 use diskette_testkit::{check_reader_against, qemu_img, qemu_io};
@@ -177,6 +177,48 @@ fn blocks_behind_the_first_chunk_are_found() {
                 assert!(!said.contains("failed"), "{options}: {said}");
             }
         }
+    }
+}
+
+#[test]
+fn a_child_has_its_parents_identification_and_room_for_bitmaps() {
+    let mut backing = BackingImage::new("base.vhdx", "vhdx");
+    let identity = |kind, value: &str| Identity {
+        kind,
+        value: value.to_owned(),
+    };
+    backing.identity = vec![
+        identity("DataWriteGuid", UUID),
+        identity("VirtualDiskId", "00000000-0000-0000-0000-000000000001"),
+        identity("logical sector size", "4096"),
+    ];
+    let made = image(&new(3 * MIB, "").with_backing(backing.clone()), &[]).unwrap();
+    let opened = open(&made);
+    let parent = opened.backing.unwrap();
+    assert_eq!(parent.target, r".\base.vhdx");
+    assert!(parent.identity.contains(&identity("DataWriteGuid", UUID)));
+    assert!(opened.info.identity.contains(&backing.identity[1]));
+    assert!(opened.info.identity.contains(&backing.identity[2]));
+    let bat: Vec<_> = (0..3)
+        .map(|index| u64_at(&made, 3 * MIB + 8 * index))
+        .collect();
+    assert_eq!(bat, [0, 0, 0], "nothing is here: the parent shows");
+    for (options, said) in [
+        (
+            "logical_sector_size=512",
+            "vhdx: option logical_sector_size: not the backing file's",
+        ),
+        (
+            "block_size=4M",
+            "vhdx: option block_size: more than 2M over a backing file",
+        ),
+        (
+            "subformat=fixed",
+            "vhdx: option subformat: not fixed over a backing file",
+        ),
+    ] {
+        let error = image(&new(MIB, options).with_backing(backing.clone()), &[]).unwrap_err();
+        assert_eq!(error.to_string(), said);
     }
 }
 

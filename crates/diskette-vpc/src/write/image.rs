@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    ImageWriter, Packed, Packer, PlacedBlocks, PlainPacker, Result, StorageExt, StorageMut,
+    ImageWriter, Packed, Packer, Place, PlacedBlocks, PlainPacker, Result, StorageExt, StorageMut,
     check_range, write_entries,
 };
-use zerocopy::big_endian::U32;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::big_endian::{U16, U32};
+use zerocopy::{FromZeros, IntoBytes, little_endian};
 
 use super::layout::{BAT_OFFSET, BITMAP_LEN, BLOCK_SIZE, HEADER_OFFSET, Layout};
-use super::options::{Settings, Subformat};
+use super::options::{Parent, Settings, Subformat};
 use crate::footer::{checksum, checksum_of};
 use crate::spec;
 
@@ -33,9 +33,12 @@ impl NewVpc {
         Ok(Self {
             storage,
             layout: Layout::new(&settings),
-            settings,
-            packer: Arc::new(PlainPacker::default()),
+            packer: Arc::new(match settings.parent {
+                Some(_) => PlainPacker::with_chunks(u32_of(BLOCK_SIZE).get()),
+                None => PlainPacker::default(),
+            }),
             placed: PlacedBlocks::default(),
+            settings,
         })
     }
 
@@ -56,15 +59,23 @@ impl NewVpc {
         }
         let padded = self.layout.bat_len() / 4;
         let entries = self.placed.places(padded).map(|place| match place {
-            Some(place) => sector(self.layout.bitmap_offset(place)),
-            None => U32::new(spec::BLOCK_ABSENT),
+            Place::Behind(count) => sector(self.layout.bitmap_offset(count)),
+            Place::Absent | Place::Zero => U32::new(spec::BLOCK_ABSENT),
         });
         write_entries(&*self.storage, BAT_OFFSET, entries)?;
+        if let Some(parent) = &self.settings.parent {
+            let path: Vec<_> = parent
+                .path
+                .encode_utf16()
+                .map(little_endian::U16::new)
+                .collect();
+            self.write(path.as_bytes(), self.layout.path_offset())?;
+        }
         self.write(self.header().as_bytes(), HEADER_OFFSET)
     }
 
     fn header(&self) -> spec::DynamicHeader {
-        let header = spec::DynamicHeader {
+        let mut header = spec::DynamicHeader {
             cookie: spec::DYNAMIC_COOKIE,
             data_offset: u64::MAX.into(),
             table_offset: BAT_OFFSET.into(),
@@ -73,10 +84,32 @@ impl NewVpc {
             block_size: u32_of(BLOCK_SIZE),
             ..spec::DynamicHeader::new_zeroed()
         };
+        if let Some(parent) = &self.settings.parent {
+            self.name_parent(&mut header, parent);
+        }
         spec::DynamicHeader {
             checksum: checksum(header.as_bytes()).into(),
             ..header
         }
+    }
+
+    /// The parent's UUID, its name, and where its path lies.
+    fn name_parent(&self, header: &mut spec::DynamicHeader, parent: &Parent) {
+        let path_len = u32_of(2 * parent.path.encode_utf16().count() as u64);
+        let name = parent.path.rsplit('\\').next().unwrap_or_default();
+        let (pairs, _) = header.parent_unicode_name.as_chunks_mut::<2>();
+        for (pair, unit) in pairs.iter_mut().zip(name.encode_utf16()) {
+            pair.copy_from_slice(U16::new(unit).as_bytes());
+        }
+        header.parent_unique_id = parent.unique_id.into_bytes();
+        header.parent_locators[0] = spec::ParentLocator {
+            platform_code: spec::LOCATOR_RELATIVE,
+            // In bytes, as all but the specification have it.
+            platform_data_space: u32_of(u64::from(path_len.get()).next_multiple_of(512)),
+            platform_data_length: path_len,
+            reserved: 0.into(),
+            platform_data_offset: self.layout.path_offset().into(),
+        };
     }
 
     fn footer(&self) -> spec::Footer {
@@ -86,9 +119,10 @@ impl NewVpc {
             creator,
             ..
         } = self.settings;
-        let (data_offset, disk_type) = match self.settings.subformat {
-            Subformat::Dynamic => (HEADER_OFFSET, spec::TYPE_DYNAMIC),
-            Subformat::Fixed => (u64::MAX, spec::TYPE_FIXED),
+        let (data_offset, disk_type) = match (self.settings.subformat, &self.settings.parent) {
+            (Subformat::Fixed, _) => (u64::MAX, spec::TYPE_FIXED),
+            (Subformat::Dynamic, None) => (HEADER_OFFSET, spec::TYPE_DYNAMIC),
+            (Subformat::Dynamic, Some(_)) => (HEADER_OFFSET, spec::TYPE_DIFFERENCING),
         };
         let id = self.settings.uuid;
         let footer = spec::Footer {
@@ -143,11 +177,19 @@ impl ImageWriter for NewVpc {
 
     fn place(&mut self, offset: u64, packed: Packed, len: u64) -> Result<Option<u64>> {
         check_range(self.settings.size, offset, len)?;
+        let block = u32_of(offset / BLOCK_SIZE).get();
         Ok(match (packed, self.settings.subformat) {
-            (Packed::Zero, _) => None,
+            (Packed::Zero, _) => {
+                if self.settings.parent.is_some() {
+                    // There is no word for zeros: what is stored nowhere in a block of a new file reads as such.
+                    self.packer.content().add(offset, b"zero");
+                    self.placed.place(block);
+                }
+                None
+            }
             (Packed::Plain | Packed::Compressed, Subformat::Fixed) => Some(offset),
             (Packed::Plain | Packed::Compressed, Subformat::Dynamic) => {
-                let place = self.placed.place(u32_of(offset / BLOCK_SIZE).get());
+                let place = self.placed.place(block);
                 Some(self.layout.data_offset(place) + offset % BLOCK_SIZE)
             }
         })

@@ -1,9 +1,10 @@
 //! Where things lie in a new image.
 //!
 //! ```text
-//!  dynamic:  footer's copy │ header │ BAT │ bitmap, data │ bitmap, data │ footer
-//!                                                 ▲ at a multiple of 4096
-//!  fixed:    data │ footer
+//!  dynamic:       footer's copy │ header │ BAT │                 bitmap, data │ bitmap, data │ footer
+//!  differencing:  footer's copy │ header │ BAT │ parent's path │ bitmap, data │ bitmap, data │ footer
+//!                                                                      ▲ at a multiple of 4096
+//!  fixed:         data │ footer
 //! ```
 
 use diskette_core::MIB;
@@ -31,13 +32,18 @@ const STRIDE: u64 = BLOCK_SIZE + ALIGNMENT;
 pub(super) struct Layout {
     size: u64,
     subformat: Subformat,
+    /// Bytes of the parent's path.
+    path_len: u64,
 }
 
 impl Layout {
-    pub(super) const fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let parent = settings.parent.as_ref();
+        let units = parent.map_or(0, |parent| parent.path.encode_utf16().count());
         Self {
             size: settings.size,
             subformat: settings.subformat,
+            path_len: 2 * units as u64,
         }
     }
 
@@ -51,6 +57,16 @@ impl Layout {
         (4 * self.block_count()).next_multiple_of(512)
     }
 
+    /// Where the parent's path lies.
+    pub(super) const fn path_offset(&self) -> u64 {
+        BAT_OFFSET + self.bat_len()
+    }
+
+    /// Where blocks may begin, and without any of them the footer.
+    const fn tables_end(&self) -> u64 {
+        self.path_offset() + self.path_len.next_multiple_of(512)
+    }
+
     /// Where the bitmap of the block lies that has so many before it.
     pub(super) const fn bitmap_offset(&self, place: u64) -> u64 {
         self.data_offset(place) - BITMAP_LEN as u64
@@ -58,7 +74,7 @@ impl Layout {
 
     /// Where the data of that block lie.
     pub(super) const fn data_offset(&self, place: u64) -> u64 {
-        let first = BAT_OFFSET + self.bat_len() + BITMAP_LEN as u64;
+        let first = self.tables_end() + BITMAP_LEN as u64;
         first.next_multiple_of(ALIGNMENT) + place * STRIDE
     }
 
@@ -66,7 +82,7 @@ impl Layout {
     pub(super) const fn footer_offset(&self, placed: u64) -> u64 {
         match (self.subformat, placed) {
             (Subformat::Fixed, _) => self.size,
-            (Subformat::Dynamic, 0) => BAT_OFFSET + self.bat_len(),
+            (Subformat::Dynamic, 0) => self.tables_end(),
             (Subformat::Dynamic, _) => self.data_offset(placed - 1) + BLOCK_SIZE,
         }
     }

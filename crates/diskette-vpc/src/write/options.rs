@@ -3,11 +3,14 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use diskette_core::{
-    Error, GIB, MIB, NewId, NewImage, OptionSpec, Options, Result, SECTOR, round_up,
+    BackingImage, Error, GIB, MIB, NewId, NewImage, OptionSpec, Options, Result, SECTOR, round_up,
 };
+
+use uuid::Uuid;
 
 use super::geometry::Geometry;
 use crate::FORMAT;
+use crate::footer::UNIQUE_ID;
 
 /// The options, as qemu-img names them, and three of our own.
 pub(super) const OPTIONS: &[OptionSpec] = &[
@@ -59,7 +62,7 @@ const fn option(
 }
 
 /// What a new image will be. Every combination that exists is a sound one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     /// The disk's size as it is told: what was asked for, but that Azure's is rounded.
     told_size: u64,
@@ -68,6 +71,7 @@ pub(super) struct Settings {
     pub(super) geometry: Geometry,
     pub(super) creator: Creator,
     pub(super) subformat: Subformat,
+    pub(super) parent: Option<Parent>,
     /// Seconds since 2000.
     pub(super) timestamp: u32,
     pub(super) uuid: NewId,
@@ -105,15 +109,39 @@ pub(super) enum Subformat {
     Fixed,
 }
 
+/// The image below.
+#[derive(Clone, Debug)]
+pub(super) struct Parent {
+    pub(super) unique_id: Uuid,
+    /// From the image's folder, in Windows's way.
+    pub(super) path: String,
+}
+
+impl Parent {
+    fn new(backing: &BackingImage) -> Result<Self> {
+        const LONGEST: usize = 4096;
+        if backing.format != FORMAT {
+            let feature = "making an image over a backing file of another format";
+            return Err(Error::unsupported(FORMAT, feature));
+        }
+        let Some(Ok(unique_id)) = backing.identity(UNIQUE_ID).map(Uuid::parse_str) else {
+            let why = "its UUID is not known, for it was not opened";
+            return Err(invalid("backing_file", why));
+        };
+        let path = backing.windows_path().filter(|path| path.len() <= LONGEST);
+        let path = path.ok_or_else(|| {
+            let why = "not a relative path that Windows can have";
+            invalid("backing_file", why)
+        })?;
+        Ok(Self { unique_id, path })
+    }
+}
+
 impl Settings {
     /// What `what` asks for, if there can be such an image.
     pub(super) fn new(what: &NewImage) -> Result<Self> {
         let options = &what.options;
         options.expect_only(FORMAT, OPTIONS)?;
-        if what.backing.is_some() {
-            let feature = "making an image over a backing file";
-            return Err(Error::unsupported(FORMAT, feature));
-        }
         if what.compress {
             return Err(Error::unsupported(FORMAT, "compression"));
         }
@@ -125,9 +153,12 @@ impl Settings {
         let forced = options.flag(FORMAT, "force_size")?;
         let unit = if azure { MIB } else { SECTOR };
         let size = allowed(round_up(asked_size, unit))?;
+        let parent = what.backing.as_ref().map(Parent::new).transpose()?;
+        let exact = azure || parent.is_some();
         let (size, geometry, creator) = match forced {
             Some(false) if azure => return Err(invalid("force_size", "azure needs it")),
-            _ if azure => (size, Geometry::below(size / SECTOR), Creator::WINDOWS),
+            // QEMU reads no overlays: Windows does.
+            _ if exact => (size, Geometry::below(size / SECTOR), Creator::WINDOWS),
             Some(true) => (size, Geometry::LARGEST, Creator::QEMU_FORCED),
             Some(false) | None => by_geometry(size)?,
         };
@@ -136,7 +167,13 @@ impl Settings {
             size,
             geometry,
             creator,
-            subformat: subformat(options, azure)?,
+            subformat: match (subformat(options, azure)?, &parent) {
+                (Subformat::Fixed, Some(_)) => {
+                    return Err(invalid("subformat", "not fixed over a backing file"));
+                }
+                (subformat, _) => subformat,
+            },
+            parent,
             timestamp: timestamp(options)?,
             uuid: NewId::option(options, FORMAT, "uuid")?,
         })
