@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, Result, StorageExt,
-    StorageMut, check_range,
+    BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, Result, SnapshotWriter,
+    StorageExt, StorageMut, check_range,
 };
 
 /// The disk of such an image, which can be written anywhere: no table ever changes.
@@ -111,6 +111,14 @@ impl BlockWriter for InPlace {
     /// Everything keeps its place.
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
         check_range(self.size(), offset, len)
+    }
+
+    fn resize(&self, _size: u64) -> Result<()> {
+        Err(Error::unsupported(self.format, "another size for a disk"))
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
+        None
     }
 
     fn flush(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     BitmapInfo, BlockReader, Error, Identity, OpenContext, OptionSpec, Options, Result, Secrets,
-    StorageMut,
+    SnapshotWriter, StorageMut,
 };
 
 /// How a format is written.
@@ -234,6 +234,13 @@ pub trait BlockWriter: BlockReader {
     /// Tells that a range's bytes are no longer needed. Whole granules in it are given back where the image can do
     /// without them, and read as zeros; all else stays as it was.
     fn discard(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Gives the disk another size. What is new reads as zeros, whatever lies below; what is cut off is lost. On stable storage
+    /// when it returns, with all that was written before.
+    fn resize(&self, size: u64) -> Result<()>;
+
+    /// The image's internal snapshots, in formats that have some.
+    fn snapshots(&self) -> Option<&dyn SnapshotWriter>;
 
     /// Returns when all that was written is on stable storage.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diskette_core::{
     BlockReader, BlockWriter, Error, Extent, ExtentKind, HostOffset, ImageWriter, Measure,
     NewImage, NewParts, OpenContext, OptionSpec, Packed, Packer, Result, SECTOR, Skipped,
-    StorageExt, StorageMut, WritableFormat, check_range, round_up,
+    SnapshotWriter, StorageExt, StorageMut, WritableFormat, check_range, round_up,
 };
 use diskette_crypto::EncryptedStorage;
 use diskette_crypto::luks::{Header, NewLuks, option_specs};
@@ -248,6 +248,14 @@ impl BlockWriter for Editor {
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
         // What the host gives up would read as noise, and tell an onlooker that it is free.
         check_range(self.size, offset, len)
+    }
+
+    fn resize(&self, _size: u64) -> Result<()> {
+        Err(Error::unsupported(FORMAT, "another size for a disk"))
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
+        None
     }
 
     fn flush(&self) -> Result<()> {

@@ -8,7 +8,8 @@
 //! | backing images | named; the chain opens them | yes | what holes show is copied up |
 //! | preallocation | yes | yes | kept |
 //! | external data files, raw ones too | yes, by the caller's resolver | no | yes, by the caller's resolver |
-//! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept |
+//! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept; taken, applied, deleted |
+//! | the disk's size | | | larger and smaller, over a longer base too |
 //! | persistent bitmaps | listed | no | given up |
 //! | dirty and corrupt images | yes | no | refused, until they are repaired |
 //! | clusters that are zeroed or discarded | | | given back, and punched out of the file |

@@ -15,7 +15,9 @@ pub(crate) struct Snapshot {
     /// Bytes of extra data.
     pub extra_len: u32,
     /// Host offset of the entry.
-    at: u64,
+    pub at: u64,
+    /// The whole entry, with what is not known of it.
+    pub bytes: Vec<u8>,
 }
 
 /// The snapshot table.
@@ -98,8 +100,9 @@ fn read_entry(
     let behind = extra_len + (id_len + name_len) as u64;
     field(format!("snapshot[{index}]'s offset"), 64, at)
         .followed_by(FIXED as u64 + behind, file_size)?;
-    let bytes = storage.read_vec(usize::try_from(behind).unwrap_or(0), at + FIXED as u64)?;
-    let (extra, text) = bytes.split_at(usize::try_from(extra_len).unwrap_or(0));
+    // At most 129 KiB.
+    let whole = storage.read_vec(FIXED + usize::try_from(behind).unwrap_or(0), at)?;
+    let (extra, text) = whole[FIXED..].split_at(usize::try_from(extra_len).unwrap_or(0));
     let (id, name) = text.split_at(id_len);
     let snapshot = Snapshot {
         info: info(&raw, extra, id, name, header.size),
@@ -107,6 +110,7 @@ fn read_entry(
         l1_size: raw.l1_size.get(),
         extra_len: raw.extra_len.get(),
         at,
+        bytes: whole.clone(),
     };
     Ok((snapshot, FIXED as u64 + behind))
 }

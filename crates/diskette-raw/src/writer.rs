@@ -1,11 +1,12 @@
 //! Raw images made and changed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, NewParts, OpenContext,
-    OptionSpec, Packed, Packer, Result, SECTOR, Skipped, StorageExt, StorageMut, WritableFormat,
-    round_up,
+    OptionSpec, Packed, Packer, Result, SECTOR, Skipped, SnapshotWriter, StorageExt, StorageMut,
+    WritableFormat, check_range, round_up,
 };
 
 use crate::reader::{extent_at, read_extent};
@@ -101,7 +102,7 @@ impl WritableFormat for Raw {
         let size = round_up(image.total_size()?, SECTOR).unwrap_or(u64::MAX);
         Ok(Box::new(Editor {
             storage: image,
-            size,
+            size: AtomicU64::new(size),
         }))
     }
 }
@@ -216,26 +217,16 @@ impl Packer for AsItIs {
 #[derive(Debug)]
 struct Editor {
     storage: Arc<dyn StorageMut>,
-    size: u64,
-}
-
-impl Editor {
-    fn check(&self, offset: u64, len: u64) -> Result<()> {
-        let size = self.size;
-        match offset.checked_add(len) {
-            Some(end) if end <= size => Ok(()),
-            _ => Err(Error::OutOfRange { offset, len, size }),
-        }
-    }
+    size: AtomicU64,
 }
 
 impl BlockReader for Editor {
     fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        extent_at(&*self.storage, self.size, offset)
+        extent_at(&*self.storage, self.size(), offset)
     }
 
     fn read_extent(&self, extent: &Extent, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -246,14 +237,14 @@ impl BlockReader for Editor {
 impl BlockWriter for Editor {
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         let len = buf.len() as u64;
-        self.check(offset, len)?;
+        check_range(self.size(), offset, len)?;
         self.storage
             .write_at(buf, offset)
             .map_err(|source| self.storage.failed("write", offset, len, source))
     }
 
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
-        self.check(offset, len)?;
+        check_range(self.size(), offset, len)?;
         self.storage
             .write_zeros(offset, len)
             .map_err(|source| self.storage.failed("zero", offset, len, source))
@@ -261,6 +252,18 @@ impl BlockWriter for Editor {
 
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
         self.write_zeros(offset, len)
+    }
+
+    fn resize(&self, size: u64) -> Result<()> {
+        self.storage
+            .set_size(size)
+            .map_err(|source| self.storage.failed("resize", size, 0, source))?;
+        self.size.store(size, Ordering::Release);
+        self.flush()
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
+        None
     }
 
     fn flush(&self) -> Result<()> {
@@ -336,5 +339,8 @@ mod tests {
             (0, 9, 1, 9)
         );
         assert!(editor.write_at(&[0; 2], 2047).is_err());
+        editor.resize(4096).unwrap();
+        editor.write_at(&[3; 2], 4094).unwrap();
+        assert_eq!((editor.size(), memory.to_vec().len()), (4096, 4096));
     }
 }

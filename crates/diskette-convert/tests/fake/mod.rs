@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use diskette_core::{
     BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, HostOffset, ImageWriter,
-    Packed, Packer, Result, Run, Skipped, Storage, StorageMut,
+    Packed, Packer, Result, Run, Skipped, SnapshotWriter, Storage, StorageMut,
 };
 
 pub const KIB: u64 = 1 << 10;
@@ -389,6 +389,14 @@ impl BlockWriter for Writable {
 
     fn discard(&self, _offset: u64, _len: u64) -> Result<()> {
         unreachable!("a conversion gives nothing back")
+    }
+
+    fn resize(&self, _size: u64) -> Result<()> {
+        unreachable!("a conversion keeps the disk's size")
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
+        None
     }
 
     fn flush(&self) -> Result<()> {

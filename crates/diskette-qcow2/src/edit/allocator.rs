@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use diskette_core::{Limits, Result, Storage, StorageExt, StorageMut};
+use diskette_core::{Error, Limits, Result, Storage, StorageExt, StorageMut};
 use zerocopy::big_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::cache::{ClusterCache, sync, write};
+use crate::FORMAT;
 use crate::geometry::Geometry;
 use crate::header::{Header, field};
 use crate::refcount::{RefcountTableEntry, refcount, set_refcount};
@@ -115,6 +116,22 @@ impl Allocator {
         Ok(true)
     }
 
+    /// From now on the cluster at a host offset, which is in use, has one user more.
+    pub(crate) fn use_more(&mut self, storage: &dyn Storage, offset: u64) -> Result<()> {
+        let count = self.count(storage, offset)?;
+        let cluster = offset >> self.geometry.cluster_bits();
+        if count == 0 {
+            let claim = field(format!("refcount of cluster {cluster}"), 0, 0_u64);
+            return Err(claim.malformed("but it is in use: the image must be repaired first"));
+        }
+        if count == self.geometry.refcount_max() {
+            let bits = self.geometry.refcount_bits();
+            let why = format!("a cluster with more users than {bits} bits can count");
+            return Err(Error::unsupported(FORMAT, why));
+        }
+        self.set(storage, cluster, count + 1)
+    }
+
     /// From the next write of tables on, the cluster at a host offset has one user less.
     pub(crate) fn release(&mut self, offset: u64) {
         self.releases.push(offset >> self.geometry.cluster_bits());
@@ -130,6 +147,16 @@ impl Allocator {
         let block = self.blocks.get(storage, offset)?;
         let order = self.geometry.refcount_order();
         Ok(refcount(block, cluster % per_block, order))
+    }
+
+    /// Host offset behind the last cluster in use, which is where the file may end from now on.
+    pub(crate) fn last_used(&mut self, storage: &dyn Storage) -> Result<u64> {
+        let mut end = self.end;
+        while end > 0 && self.count(storage, end - 1)? == 0 {
+            end -= self.geometry.cluster_size();
+        }
+        self.end = end;
+        Ok(end)
     }
 
     /// Whether so much is to be written that it should be done.

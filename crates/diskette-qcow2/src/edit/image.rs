@@ -36,6 +36,7 @@ pub(super) struct Image {
     /// Held for reading while clusters are read or written without a lock on the image. Who takes it whole knows that nobody
     /// reads or writes a cluster that was given up.
     io: Arc<RwLock<()>>,
+    pub(super) limits: Limits,
 }
 
 impl Image {
@@ -76,6 +77,7 @@ impl Image {
             l2: ClusterCache::new(geometry.cluster_len(), cx.limits.cache_bytes),
             allocator,
             io,
+            limits: cx.limits.clone(),
         })
     }
 
@@ -117,6 +119,29 @@ impl Image {
         self.allocator.grow(&*storage, count)?;
         let found = self.allocator.allocate(&*storage, count)?;
         found.ok_or_else(|| Error::unsupported(FORMAT, "a refcount table that is full"))
+    }
+
+    /// Free clusters for a table of `len` bytes, counted from now on. An empty table has no place.
+    pub(super) fn allocate_table(&mut self, len: u64) -> Result<u64> {
+        if len == 0 {
+            return Ok(0);
+        }
+        let offset = self.allocate(self.geometry.clusters(len))?;
+        self.allocator.protect(offset, len);
+        Ok(offset)
+    }
+
+    /// Gives up a table's clusters. Nothing on stable storage may lead to it.
+    pub(super) fn release_table(&mut self, offset: u64, len: u64) {
+        for cluster in 0..self.geometry.clusters(len) {
+            let into = cluster << self.geometry.cluster_bits();
+            self.allocator.release(offset.saturating_add(into));
+        }
+    }
+
+    /// Returns when nobody reads or writes clusters without the lock. As long as the caller has it, nobody will.
+    pub(super) fn wait_for_others(&self) {
+        drop(self.io.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Writes the tables, so that the file holds all that was done so far: each after what it leads to.

@@ -19,7 +19,10 @@ mod cluster;
 mod files;
 mod growth;
 mod image;
+mod resize;
+mod snapshots;
 mod tables;
+mod tree;
 mod view;
 mod zeros;
 
@@ -27,7 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use diskette_core::{
-    BlockReader, BlockWriter, Extent, OpenContext, Result, StorageMut, check_range,
+    BlockReader, BlockWriter, Extent, NewSnapshot, OpenContext, Result, SnapshotInfo,
+    SnapshotWriter, StorageMut, check_range,
 };
 
 use self::files::Files;
@@ -75,8 +79,19 @@ impl Editor {
         kept
     }
 
+    /// Changes more than data, and returns when it is on stable storage.
+    fn change<T>(&self, image: &mut Image, how: impl FnOnce(&mut Image) -> Result<T>) -> Result<T> {
+        let done = how(image);
+        self.size.store(image.size, Ordering::Release);
+        let done = done?;
+        image.flush()?;
+        Ok(done)
+    }
+
     fn write_some(&self, buf: &[u8], offset: u64) -> Result<usize> {
         let mut image = self.lock();
+        // The disk may have become smaller.
+        check_range(image.size, offset, buf.len() as u64)?;
         image.prepare()?;
         let Some((place, len)) = image.stored_run(offset, buf.len())? else {
             return image.write_some(buf, offset);
@@ -104,6 +119,7 @@ impl BlockReader for Editor {
         let mut at = offset;
         while !rest.is_empty() {
             let mut image = self.lock();
+            check_range(image.size, at, rest.len() as u64)?;
             let piece = image.piece_at(at, rest.len() as u64)?;
             let _kept = self.keep_places(image);
             let (part, behind) = rest.split_at_mut(usize::try_from(piece.len).unwrap_or(0));
@@ -134,6 +150,7 @@ impl BlockWriter for Editor {
         let mut at = offset;
         while at < end {
             let mut image = self.lock();
+            check_range(image.size, at, end - at)?;
             image.prepare()?;
             at = image.zero_some(at, end)?;
         }
@@ -146,14 +163,41 @@ impl BlockWriter for Editor {
         let mut at = offset;
         while at < end {
             let mut image = self.lock();
+            check_range(image.size, at, end - at)?;
             image.prepare()?;
             at = image.discard_some(at, end)?;
         }
         Ok(())
     }
 
+    fn resize(&self, size: u64) -> Result<()> {
+        self.change(&mut self.lock(), |image| image.resize(size))
+    }
+
+    fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
+        Some(self)
+    }
+
     fn flush(&self) -> Result<()> {
         self.lock().flush()
+    }
+}
+
+impl SnapshotWriter for Editor {
+    fn list(&self) -> Result<Vec<SnapshotInfo>> {
+        self.lock().snapshots()
+    }
+
+    fn create(&self, what: &NewSnapshot) -> Result<SnapshotInfo> {
+        self.change(&mut self.lock(), |image| image.create_snapshot(what))
+    }
+
+    fn apply(&self, snapshot: &str) -> Result<()> {
+        self.change(&mut self.lock(), |image| image.apply_snapshot(snapshot))
+    }
+
+    fn delete(&self, snapshot: &str) -> Result<()> {
+        self.change(&mut self.lock(), |image| image.delete_snapshot(snapshot))
     }
 }
 

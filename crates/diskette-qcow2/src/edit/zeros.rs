@@ -52,7 +52,7 @@ impl Image {
         offset == found.start && offset + len == cluster_end
     }
 
-    fn zero_part(&mut self, offset: u64, len: u64) -> Result<()> {
+    pub(super) fn zero_part(&mut self, offset: u64, len: u64) -> Result<()> {
         let found = self.find(offset)?;
         if self.reads_zero(&found, offset, len) {
             return Ok(());

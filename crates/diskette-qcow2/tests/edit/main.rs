@@ -1,5 +1,11 @@
 //! Images that exist are changed: held against disks in memory, against qemu-img and qemu-io, and cut off by crashes.
 
+mod crash;
+#[path = "../write/driver.rs"]
+#[allow(dead_code, reason = "shared with the tests of new images")]
+mod driver;
 mod interop;
+mod model;
 mod places;
+mod snapshots;
 mod support;
