@@ -104,7 +104,7 @@ impl FolderResolver {
         }
         let why = match name.leads_out {
             None => match open_beneath(folder, &name.path, Links::Inside, access) {
-                Ok(file) => return regular(reference, file, folder.join(&name.path)),
+                Ok((file, path)) => return regular(reference, file, folder.join(path)),
                 Err(why) => why,
             },
             Some(why) => Why::Refused(why),
@@ -157,7 +157,7 @@ impl FolderResolver {
                 continue;
             };
             return match open_beneath(folder, within, Links::None, access) {
-                Ok(file) => regular(reference, file, path.to_owned()),
+                Ok((file, _)) => regular(reference, file, path.to_owned()),
                 Err(Why::Refused(why)) => Err(reference.refused(why)),
                 Err(Why::Failed(source)) => Err(failed("open", path.display().to_string(), source)),
             };
@@ -290,7 +290,13 @@ const WRITE: OFlags = OFlags::RDWR
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
 
-fn open_beneath(folder: &Path, path: &Path, links: Links, access: OFlags) -> Result<File, Why> {
+/// The file, and the path by which it was found.
+fn open_beneath(
+    folder: &Path,
+    path: &Path,
+    links: Links,
+    access: OFlags,
+) -> Result<(File, PathBuf), Why> {
     match open_beneath_exactly(folder, path, links, access) {
         // Parts of a path that a Windows program wrote.
         Err(Why::Failed(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -299,9 +305,15 @@ fn open_beneath(folder: &Path, path: &Path, links: Links, access: OFlags) -> Res
                 return Err(Why::Failed(error));
             }
             let parted = PathBuf::from(text.replace('\\', "/"));
-            open_beneath_exactly(folder, &parted, links, access)
+            let parted = parted
+                .strip_prefix(".")
+                .map_or(parted.clone(), PathBuf::from);
+            Ok((
+                open_beneath_exactly(folder, &parted, links, access)?,
+                parted,
+            ))
         }
-        done => done,
+        done => Ok((done?, path.to_owned())),
     }
 }
 
@@ -454,6 +466,29 @@ mod tests {
         assert_eq!(open("sub/base"), "sub");
         assert_eq!(open(r"sub\base"), "sub");
         assert_eq!(open("link_in"), "base");
+    }
+
+    #[test]
+    fn a_windows_path_becomes_one_of_ours_so_that_its_folder_is_known() {
+        let outer = folders();
+        fs::write(outer.path().join("images/sub/own"), "own").unwrap();
+        let image = outer.path().join("images/overlay").display().to_string();
+        let from = MemoryStorage::named(image, Vec::new());
+        let open = |target: &str, from: &dyn Storage| {
+            FolderResolver::new().open(&Reference::new(Role::Backing, target), from)
+        };
+        let below = open(r".\sub\base", &from).unwrap();
+        assert!(
+            below.name().ends_with("images/sub/base"),
+            "{}",
+            below.name()
+        );
+        assert!(
+            open(r".\own", &*below)
+                .unwrap()
+                .name()
+                .ends_with("images/sub/own")
+        );
     }
 
     #[test]

@@ -131,10 +131,11 @@ impl Pairs {
         }
     }
 
-    /// The relative path; else the file's name alone, for volumes and drives are another machine's.
+    /// The relative path, with `/` between its parts; else the file's name alone, for volumes and drives are another machine's.
     fn path(&self) -> Result<String> {
         if let Some(path) = self.get("relative_path") {
-            return Ok(path.to_owned());
+            let path = path.replace('\\', "/");
+            return Ok(path.strip_prefix("./").unwrap_or(&path).to_owned());
         }
         let elsewhere = self
             .get("volume_path")

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use diskette::core::{BlockReader, BlockReaderExt, Chain, Error, Result};
+use diskette::storage::FolderResolver;
 use diskette_testkit::qcow2::{Cluster, Qcow2};
 use diskette_testkit::vhdx::{Block, guid_text};
 use diskette_testkit::{check_reader, vdi, vhdx, vmdk, vpc};
@@ -290,6 +292,14 @@ fn a_parent_in_another_folder_is_refused_in_every_format() {
         fs::write(&path, bytes).unwrap();
         let error = diskette::open(&path).unwrap_err();
         assert!(matches!(error, Error::Refused { .. }), "{name}: {error}");
+        let mut options = diskette::safe_options();
+        let wider = FolderResolver::new().allow(outer.path()).unwrap();
+        options.files = Arc::new(wider);
+        let chain = diskette::open_with(&path, &options).unwrap();
+        assert_eq!(chain.layers().len(), 2, "{name}");
+        options.files = Arc::new(FolderResolver::trusting());
+        let chain = diskette::open_with(&path, &options).unwrap();
+        assert_eq!(chain.layers().len(), 2, "{name}");
     }
 }
 
