@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use diskette::core::BlockReader;
 use diskette_testkit::corpus::sha256;
@@ -19,23 +20,33 @@ const MIB: usize = 1 << 20;
 
 /// Files by their names: the one to be read, and those that it needs.
 type Files = Vec<(&'static str, Vec<u8>)>;
+/// Images by their format.
+type Paths = BTreeMap<&'static str, Vec<PathBuf>>;
 
 #[test]
 fn images_by_hand_read_as_dissect_reads_them() {
     let Some(python) = dissect() else { return };
-    for (format, files) in images() {
-        let folder = TempDir::new().unwrap();
+    let folder = TempDir::new().unwrap();
+    let mut paths = Paths::new();
+    for (number, (format, files)) in images().into_iter().enumerate() {
+        let folder = folder.path().join(number.to_string());
+        fs::create_dir(&folder).unwrap();
         for (name, bytes) in &files {
-            fs::write(folder.path().join(name), bytes).unwrap();
+            fs::write(folder.join(name), bytes).unwrap();
         }
-        assert_same(&python, format, &folder.path().join(files[0].0));
+        paths
+            .entry(format)
+            .or_default()
+            .push(folder.join(files[0].0));
     }
+    assert_same(&python, &paths);
 }
 
 #[test]
 fn images_of_testdata_read_as_dissect_reads_them() {
     let Some(python) = dissect() else { return };
     // Those that it reads: no sparse VMDK that ends within a grain, no subclusters.
+    let mut paths = Paths::new();
     for (format, name) in [
         ("qcow2", "base.qcow2"),
         ("qcow2", "small-clusters.qcow2"),
@@ -48,8 +59,10 @@ fn images_of_testdata_read_as_dissect_reads_them() {
         ("vpc", "fixed.vhd"),
         ("vdi", "empty.vdi"),
     ] {
-        assert_same(&python, format, &testdata().join(format).join(name));
+        let path = testdata().join(format).join(name);
+        paths.entry(format).or_default().push(path);
     }
+    assert_same(&python, &paths);
 }
 
 #[test]
@@ -59,6 +72,7 @@ fn what_we_write_reads_as_dissect_reads_it() {
     let source = folder.path().join("source.raw");
     fs::write(&source, Content::new(7).bytes(9 * MIB)).unwrap();
     let disk = diskette::open(&source).unwrap();
+    let mut paths = Paths::new();
     for format in ["qcow2", "vdi", "vhdx", "vmdk", "vpc"] {
         let known = diskette::registry().get(format).unwrap();
         if known.writable().is_none() {
@@ -68,26 +82,36 @@ fn what_we_write_reads_as_dissect_reads_it() {
         diskette::Conversion::to(format)
             .write(&disk, &image)
             .unwrap();
-        assert_same(&python, format, &image);
+        paths.entry(format).or_default().push(image);
     }
+    assert_same(&python, &paths);
 }
 
 fn dissect() -> Option<Tool> {
     Tool::python_with("dissect.hypervisor")
 }
 
-/// That the image reads to its end as the other reader reads it.
-fn assert_same(python: &Tool, format: &str, image: &Path) {
+/// That the images read to their ends as the other reader reads them.
+fn assert_same(python: &Tool, images: &Paths) {
     let script = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/oracles/dissect_digest.py"
     );
-    let name = image.to_str().unwrap();
-    let theirs = python.run([script, format, name]);
-    let chain = diskette::open(image).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert_eq!(chain.top().info.format, format);
-    let ours = format!("{} {}\n", chain.size(), sha256(&chain).unwrap());
-    assert_eq!(theirs, ours, "{name}");
+    for (format, paths) in images {
+        let args = [OsStr::new(script), OsStr::new(format)];
+        let theirs = python.run(
+            args.into_iter()
+                .chain(paths.iter().map(|path| path.as_os_str())),
+        );
+        assert_eq!(theirs.lines().count(), paths.len());
+        for (path, theirs) in paths.iter().zip(theirs.lines()) {
+            let name = path.display();
+            let chain = diskette::open(path).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(chain.top().info.format, *format);
+            let ours = format!("{} {}", chain.size(), sha256(&chain).unwrap());
+            assert_eq!(theirs, ours, "{name}");
+        }
+    }
 }
 
 fn images() -> Vec<(&'static str, Files)> {
