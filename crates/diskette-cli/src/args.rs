@@ -217,7 +217,7 @@ pub(crate) fn size(text: &str) -> Result<u64, &'static str> {
 
 /// What is taken of a file that holds several disks.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Containers (OVA)")]
+#[command(next_help_heading = "Containers and compressed files")]
 pub(crate) struct Container {
     /// Take this disk of an OVA: by its number from 0, the name of its file, or its identifier; 'info' lists them
     #[arg(long, value_name = "DISK")]
@@ -226,6 +226,35 @@ pub(crate) struct Container {
     /// Hold an OVA's files against the digests in its manifest first
     #[arg(long)]
     pub(crate) verify_manifest: bool,
+
+    /// The most that a compressed file may unpack to
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) unpack_limit: Option<u64>,
+
+    /// The most that may be kept in an unnamed temporary file where an image cannot be read while it is unpacked
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) spool_limit: Option<u64>,
+}
+
+/// What is said of containers concerns sources alone.
+pub(crate) fn without_containers(options: &mut OpenOptions) {
+    options.containers = false;
+    options.disk = None;
+    options.verify_manifest = false;
+}
+
+impl Container {
+    fn set(&self, options: &mut OpenOptions) {
+        options.disk.clone_from(&self.disk);
+        options.verify_manifest = self.verify_manifest;
+        if let Some(limit) = self.unpack_limit {
+            options.limits.unpacked_bytes = limit;
+            options.limits.unpacked_ratio = u64::MAX;
+        }
+        if let Some(limit) = self.spool_limit {
+            options.limits.spool_bytes = limit;
+        }
+    }
 }
 
 /// What opening an image may lead to.
@@ -271,9 +300,8 @@ impl Opening {
         options.probe_backing = self.probe_backing;
         options.ignore_identity = self.ignore_parent_id;
         options.ignore_locks = self.force_share;
-        options.disk.clone_from(&self.container.disk);
-        options.verify_manifest = self.container.verify_manifest;
         options.format_options = self.format_options()?;
+        self.container.set(&mut options);
         Ok(options)
     }
 
@@ -303,9 +331,7 @@ impl Opening {
         let folder = path.parent().unwrap_or(Path::new(""));
         let below = folder.join(&backing.target);
         let mut options = self.options(Some(&backing.format))?;
-        options.containers = false; // A chain does not lead into one.
-        options.disk = None;
-        options.verify_manifest = false;
+        without_containers(&mut options); // A chain does not lead into one.
         let info = diskette::inspect(&below, options)?.info;
         backing.identity = info.identity;
         Ok(info.size)

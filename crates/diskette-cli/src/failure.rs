@@ -133,6 +133,12 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::WrongBacking { .. } => Some("--ignore-parent-id takes it all the same"),
         Error::Ambiguous { .. } => Some("-f does so"),
         Error::SeveralDisks { .. } => Some("--disk chooses one"),
+        Error::LimitExceeded { what, .. } if what.contains("spool") => {
+            Some("--spool-limit allows more")
+        }
+        Error::LimitExceeded { what, .. } if what.contains("unpacked") => {
+            Some("--unpack-limit allows more")
+        }
         _ => None,
     }
 }

@@ -59,6 +59,9 @@ pub(crate) fn image_json(image: &ImageReport) -> Json {
         put("cluster-size", size.into());
     }
     put("format", info.format.into());
+    if let Some(packing) = image.packing {
+        put("packed-by", packing.into());
+    }
     put("actual-size", image.allocated().into());
     if info.encrypted {
         put("encrypted", true.into());
@@ -132,6 +135,9 @@ fn print_image(out: &mut dyn Write, image: &ImageReport) -> io::Result<()> {
     let info = &image.info;
     writeln!(out, "image: {}", human::plain(image.name()))?;
     writeln!(out, "file format: {}", info.format)?;
+    if let Some(packing) = image.packing {
+        writeln!(out, "packed by: {packing}")?;
+    }
     writeln!(
         out,
         "virtual size: {} ({} bytes)",

@@ -213,6 +213,9 @@ fn of_several_disks_one_must_be_named_and_of_one_none() {
     bench.pack(&BOTH[..1], &[]);
     bench.succeeds("convert -O qcow2 vm.ova out.qcow2");
     bench.theirs("compare -f raw -F qcow2 one.raw out.qcow2");
+    bench.succeeds("convert -n --disk 0 -O qcow2 vm.ova out.qcow2");
+    bench.succeeds("convert --verify --disk 0 -O qcow2 vm.ova out.qcow2");
+    bench.theirs("compare -f raw -F qcow2 one.raw out.qcow2");
     // A file that is said to be raw is what it is.
     bench.succeeds("compare -f raw -F raw vm.ova vm.ova");
     bench.succeeds("convert -f raw -O raw vm.ova copy.raw");

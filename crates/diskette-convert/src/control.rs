@@ -76,6 +76,11 @@ impl<'a> Meter<'a> {
         self.tell();
     }
 
+    /// The same, where it is known how far that is from the beginning.
+    pub(crate) fn advance_to(&mut self, done: u64) {
+        self.advance(done.saturating_sub(self.progress.done));
+    }
+
     fn tell(&self) {
         if let Some(progress) = self.control.progress {
             progress(self.progress);

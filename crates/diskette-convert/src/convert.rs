@@ -24,6 +24,9 @@ pub struct ConvertOptions<'a> {
     /// The size of the backing image that a new image lies over, if it does. Then holes of the source are left out, so
     /// that it shows through: see [`TopLayer`](crate::TopLayer). Zeros are told, so that it does not.
     pub backing_size: Option<u64>,
+    /// Whether the source can be read only once, in guest order ([`OnePass`](crate::OnePass)): then nobody looks ahead
+    /// how much data there is, and progress goes by the disk's size.
+    pub single_pass: bool,
     /// Whether a disk that is converted into reads as zeros already. As qemu-img's `--target-is-zero`.
     pub target_is_zero: bool,
 }
@@ -34,6 +37,7 @@ impl Default for ConvertOptions<'_> {
             control: Control::default(),
             sparse_size: 4 * KIB,
             backing_size: None,
+            single_pass: false,
             target_is_zero: false,
         }
     }
@@ -110,9 +114,14 @@ const WRITE_UNIT: u64 = 64 * KIB;
 fn copy<T: Target>(work: Work<'_>, target: T, options: &ConvertOptions<'_>) -> Result<T> {
     let control = &options.control;
     let planner = Planner::new(work.source, work.rules, work.unit);
-    let meter = Meter::new(control, || data_total(&work))?;
+    let single_pass = options.single_pass;
+    let meter = Meter::new(control, || match single_pass {
+        true => Ok(work.source.size()),
+        false => data_total(&work),
+    })?;
     let copying = Copying {
         work,
+        single_pass,
         target: std::marker::PhantomData,
     };
     let (target, _) = run(&copying, planner, (target, meter), control)?;
@@ -133,6 +142,7 @@ fn data_total(work: &Work<'_>) -> Result<u64> {
 /// The stages of a conversion.
 struct Copying<'a, T> {
     work: Work<'a>,
+    single_pass: bool,
     target: std::marker::PhantomData<fn() -> T>,
 }
 
@@ -151,6 +161,10 @@ impl<'a, T: Target> Stages for Copying<'a, T> {
 
     fn settle(&self, (target, meter): &mut (T, Meter<'a>), slot: &mut Slot) -> Result<bool> {
         target.store(slot)?;
+        if self.single_pass {
+            meter.advance_to(slot.task.offset + slot.task.len);
+            return Ok(true);
+        }
         let parts = slot.task.parts.iter();
         let read = parts.filter(|part| part.care == Care::Read);
         meter.advance(read.map(|part| part.extent.len).sum());

@@ -24,6 +24,13 @@ pub struct Limits {
     pub snapshots: u64,
     /// Iterations of key derivation for trying one passphrase on an encrypted image, over all of its key slots.
     pub key_iterations: u64,
+    /// Bytes that one compressed file (gzip, xz and the like) may unpack to.
+    pub unpacked_bytes: u64,
+    /// Bytes that each compressed byte may unpack to, beyond the first GiB: zeros in gzip take a thousandth, in Zstandard
+    /// a thirty-thousandth.
+    pub unpacked_ratio: u64,
+    /// Bytes of the unnamed file into which an image is unpacked that cannot be read in one pass. Zeros do not count.
+    pub spool_bytes: u64,
 }
 
 impl Default for Limits {
@@ -37,6 +44,9 @@ impl Default for Limits {
             granule_bytes: 256 << 20,
             snapshots: 65536,
             key_iterations: 50_000_000,
+            unpacked_bytes: 16 << 40,
+            unpacked_ratio: 65536,
+            spool_bytes: 64 << 30,
         }
     }
 }
@@ -65,6 +75,29 @@ impl Limits {
     /// Whether a chain may have `wanted` layers.
     pub fn allow_layers(&self, wanted: u64) -> Result<()> {
         allow("number of layers", wanted, self.chain_depth)
+    }
+
+    /// Whether `packed` compressed bytes may have unpacked to `wanted`.
+    pub fn allow_unpacked(&self, wanted: u64, packed: u64) -> Result<()> {
+        const FREE: u64 = 1 << 30;
+        allow("unpacked bytes", wanted, self.unpacked_bytes)?;
+        if wanted <= FREE {
+            return Ok(());
+        }
+        allow(
+            "unpacked bytes of each compressed one",
+            wanted / packed.max(1),
+            self.unpacked_ratio,
+        )
+    }
+
+    /// Whether `wanted` bytes may be spooled.
+    pub fn allow_spool(&self, wanted: u64) -> Result<()> {
+        allow(
+            "bytes of a spool for what is unpacked",
+            wanted,
+            self.spool_bytes,
+        )
     }
 
     /// Whether an image may have `wanted` snapshots.

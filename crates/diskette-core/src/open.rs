@@ -48,8 +48,9 @@ pub struct OpenOptions {
     pub snapshot: Option<String>,
     /// Whether a file is read although another program writes it. For whoever opens the file that holds the top image.
     pub ignore_locks: bool,
-    /// Whether a container of images (an OVA) is looked into for the top image. For whoever opens the file that holds it.
-    /// A file whose format is named raw is never taken for a container: its guest may have written it.
+    /// Whether a container of images (an OVA) is looked into for the top image, and a compressed file is unpacked. For
+    /// whoever opens the file that holds it. A file whose format is named raw is taken for what it is: its guest may have
+    /// written it.
     pub containers: bool,
     /// Which disk of a container is the top image: by the name of its file, by its identifier, or by its number from 0.
     /// Where there is but one it need not be said.
@@ -134,15 +135,18 @@ impl Registry {
             tail: &tail,
             size,
         };
+        self.probe_ends(&ends, storage.name())
+    }
 
+    /// The same, of a file with these ends; `name` is for messages.
+    pub fn probe_ends(&self, ends: &Ends<'_>, name: &str) -> Result<&'static dyn Format> {
         let mut best: Option<(Match, &'static dyn Format)> = None;
         for &format in &self.formats {
-            let sure = format.probe(&ends);
+            let sure = format.probe(ends);
             match best {
                 Some((Match::Sure, first)) if sure == Match::Sure => {
-                    let storage = storage.name().to_owned();
                     return Err(Error::Ambiguous {
-                        storage,
+                        storage: name.to_owned(),
                         first: first.name(),
                         second: format.name(),
                     });
@@ -154,7 +158,7 @@ impl Registry {
         }
         best.map(|(_, format)| format)
             .ok_or_else(|| Error::UnknownFormat {
-                name: storage.name().to_owned(),
+                name: name.to_owned(),
             })
     }
 

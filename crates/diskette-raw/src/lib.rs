@@ -9,6 +9,7 @@
 //! the smallest format of the house; who has read it knows the rooms of all others.
 
 mod reader;
+mod stream;
 mod writer;
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@
 //! | [`NewFiles`] | several such files: all of them appear, or none |
 //! | [`MemoryStorage`] | bytes in memory |
 //! | [`SubStorage`] | a part of another storage |
+//! | [`Unpacker`] | what a compressed file holds, as a stream; [`spool`] makes a storage of one |
 //! | [`Ova`] | the disks in an OVA, each a part of its file |
 //! | [`UnsyncedStorage`] | another storage, never synced |
 #![cfg_attr(
@@ -27,7 +28,9 @@ mod mmap;
 mod new_file;
 mod new_files;
 mod ova;
+mod spool;
 mod sub;
+mod unpack;
 mod unsynced;
 
 pub use file::FileStorage;
@@ -39,5 +42,7 @@ pub use mmap::MappedStorage;
 pub use new_file::NewFile;
 pub use new_files::NewFiles;
 pub use ova::{Compression, ManifestEntry, Ova, OvaDisk, Verdict};
+pub use spool::spool;
 pub use sub::SubStorage;
+pub use unpack::{Packing, Unpacker};
 pub use unsynced::UnsyncedStorage;

@@ -81,6 +81,12 @@ impl Ova {
         Ok(files.keys().any(|name| has_ending(name, "ovf")))
     }
 
+    /// Whether a file that begins with `head` may be an OVA: it is a tar file.
+    #[must_use]
+    pub fn may_be_ova(head: &[u8]) -> bool {
+        archive::first_name(head).is_some()
+    }
+
     /// Opens an OVA.
     pub fn open(storage: Arc<dyn Storage>, limits: &Limits) -> Result<Self> {
         let files = archive::members(&*storage, limits)?;

@@ -1,10 +1,10 @@
-//! Files that hold images: which disk of an OVA is meant, and what there is to choose from.
+//! Files that hold images: which disk of an OVA is meant, and what there is to choose from; files that are compressed.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use diskette_core::{Error, FormatChoice, OpenOptions, Result, Storage};
-use diskette_storage::{ManifestEntry, Ova, OvaDisk};
+use diskette_storage::{ManifestEntry, Ova, OvaDisk, Packing, Unpacker, spool};
 
 use crate::inspect::{FileReport, ImageReport};
 use crate::open::file;
@@ -18,19 +18,75 @@ pub(crate) struct Source {
     pub(crate) options: OpenOptions,
     /// The container, if the image lies in one.
     pub(crate) ova: Option<Arc<Ova>>,
+    /// How the image's file is compressed as a whole, if it is.
+    pub(crate) packing: Option<Packing>,
 }
 
-/// The image in the file at `path`: the file itself, or a disk in it where it is a container.
+/// The image in the file at `path`: the file itself, a disk in it where it is a container, what it unpacks to where it is
+/// compressed.
 pub(crate) fn source(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Source> {
-    let file = file(path, options)?;
-    let Some(ova) = ova(&file, options)? else {
-        return plain(file, options);
-    };
-    let disk = ova.choose(options.disk.as_deref())?;
-    if options.verify_manifest {
-        ova.expect_as_in_manifest()?;
+    let source = packed_source(path, options)?.unpacked()?;
+    if source.ova.is_none() {
+        refuse_what_only_containers_have(&source)?;
     }
-    member(&ova, disk, options)
+    Ok(source)
+}
+
+/// How often something compressed may lie in another.
+const MOST_PACKED: usize = 3;
+
+/// The same, but that what is compressed stays so.
+pub(crate) fn packed_source(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Source> {
+    let source = Source {
+        storage: file(path, options)?,
+        options: options.clone(),
+        ova: None,
+        packing: None,
+    };
+    source.entered()
+}
+
+impl Source {
+    /// The disk that is meant, where this is an OVA.
+    fn entered(self) -> Result<Self> {
+        let Some(ova) = ova(&self.storage, &self.options)? else {
+            return Ok(self);
+        };
+        let disk = ova.choose(self.options.disk.as_deref())?;
+        if self.options.verify_manifest {
+            ova.expect_as_in_manifest()?;
+        }
+        let inner = member(&ova, disk, &self.options)?;
+        Ok(Self {
+            packing: self.packing,
+            ..inner
+        })
+    }
+
+    /// What it unpacks to, in a spool, where it is compressed: a compressed OVA may have a disk that is compressed again.
+    fn unpacked(mut self) -> Result<Self> {
+        for _ in 0..MOST_PACKED {
+            let Some(packing) = self.packed()? else {
+                break;
+            };
+            let limits = &self.options.limits;
+            let mut stream = Unpacker::new(Arc::clone(&self.storage), packing, limits)?;
+            self.storage = spool(&mut stream, limits)?;
+            self.packing = Some(packing);
+            if self.ova.is_none() {
+                self = self.entered()?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// How the storage is compressed, if it is to be unpacked.
+    pub(crate) fn packed(&self) -> Result<Option<Packing>> {
+        match self.options.containers && !is_named_raw(&self.options) {
+            true => Packing::of_storage(&*self.storage),
+            false => Ok(None),
+        }
+    }
 }
 
 /// What is known of a container and of the disks in it.
@@ -75,7 +131,7 @@ pub fn inspect_container(
     let disks = disks.map(|disk| DiskReport {
         disk: disk.clone(),
         stored_len: ova.stored_len(disk),
-        image: member(&ova, disk, &options).and_then(|source| ImageReport::of(&source)),
+        image: disk_source(&ova, disk, &options).and_then(|source| ImageReport::of(&source)),
     });
     Ok(Some(ContainerReport {
         format: "ova",
@@ -95,31 +151,35 @@ pub fn is_container(path: impl AsRef<Path>, options: &OpenOptions) -> Result<boo
 
 /// The OVA that `file` is. One whose format is named raw is none: its guest may have written it.
 fn ova(file: &Arc<dyn Storage>, options: &OpenOptions) -> Result<Option<Arc<Ova>>> {
-    let is_raw = matches!(&options.format, FormatChoice::Named(name) if name == "raw");
-    if is_raw || !options.containers || !Ova::is_ova(&**file, &options.limits)? {
+    if is_named_raw(options) || !options.containers || !Ova::is_ova(&**file, &options.limits)? {
         return Ok(None);
     }
     let ova = Ova::open(Arc::clone(file), &options.limits)?;
     Ok(Some(Arc::new(ova)))
 }
 
-/// A file that is an image itself.
-fn plain(file: Arc<dyn Storage>, options: &OpenOptions) -> Result<Source> {
+/// A file that is said to be a raw image is what it is: its guest may have made it look like anything.
+fn is_named_raw(options: &OpenOptions) -> bool {
+    matches!(&options.format, FormatChoice::Named(name) if name == "raw")
+}
+
+fn refuse_what_only_containers_have(source: &Source) -> Result<()> {
     let missing = |what, name: &str| {
         let name = name.to_owned();
         Err(Error::NotFound { what, name })
     };
-    if let Some(disk) = &options.disk {
+    if let Some(disk) = &source.options.disk {
         return missing("container of disks, of which one could be disk", disk);
     }
-    if options.verify_manifest {
-        return missing("manifest in a file that is no OVA:", file.name());
+    if source.options.verify_manifest {
+        return missing("manifest in a file that is no OVA:", source.storage.name());
     }
-    Ok(Source {
-        storage: file,
-        options: options.clone(),
-        ova: None,
-    })
+    Ok(())
+}
+
+/// A disk of an OVA, unpacked where its file is compressed.
+fn disk_source(ova: &Arc<Ova>, disk: &OvaDisk, options: &OpenOptions) -> Result<Source> {
+    member(ova, disk, options)?.unpacked()
 }
 
 fn member(ova: &Arc<Ova>, disk: &OvaDisk, options: &OpenOptions) -> Result<Source> {
@@ -130,5 +190,6 @@ fn member(ova: &Arc<Ova>, disk: &OvaDisk, options: &OpenOptions) -> Result<Sourc
         storage,
         options,
         ova: Some(Arc::clone(ova)),
+        packing: None,
     })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diskette_core::{Error, ImageInfo, OpenOptions, Opened, Reference, Result, SECTOR, round_up};
-use diskette_storage::Ova;
+use diskette_storage::{Ova, Packing};
 
 use crate::container::{Source, source};
 use crate::registry;
@@ -21,6 +21,8 @@ pub struct ImageReport {
     pub backing: Option<Reference>,
     /// The image's own files, in the order of [`ImageInfo::files`].
     pub files: Vec<FileReport>,
+    /// How its file is compressed as a whole, if it is: "gzip".
+    pub packing: Option<&'static str>,
 }
 
 /// What is known of one file.
@@ -77,6 +79,7 @@ impl ImageReport {
             info,
             backing,
             files,
+            packing: source.packing.map(Packing::name),
         })
     }
 }

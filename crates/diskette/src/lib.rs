@@ -79,6 +79,7 @@ mod container;
 mod formats;
 mod inspect;
 mod map;
+mod one_pass;
 mod open;
 mod picture;
 mod write;
@@ -99,6 +100,7 @@ pub use container::{ContainerReport, DiskReport, inspect_container, is_container
 pub use formats::{open_options, registry};
 pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};
+pub use one_pass::open_one_pass;
 pub use open::{open, open_image, open_with, safe_options};
 pub use picture::picture;
 pub use write::{Conversion, create, edit, measure, refuse_source_as_target, writable};

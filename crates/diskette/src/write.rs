@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io};
 
-use diskette_convert::{ConvertOptions, convert, convert_into};
+use diskette_convert::{ConvertOptions, OnePass, convert, convert_into};
 use diskette_core::{
     BackingImage, BlockReader, BlockWriter, Chain, Error, Measure, NewImage, OpenOptions, Result,
     StorageMut, WritableFormat,
@@ -92,13 +92,33 @@ impl<'a> Conversion<'a> {
     /// Writes the image. Under the name `path` there is a whole image afterwards, or what was there before; the
     /// other files of an image that takes several appear beside it.
     pub fn write(&self, source: &dyn BlockReader, path: impl AsRef<Path>) -> Result<()> {
+        self.write_uncommitted(source, path, &self.engine)?
+            .commit(self.sync)
+    }
+
+    /// The same, from a disk that can be read only once. What the stream is found to be at its end decides whether the
+    /// image gets its name.
+    pub fn write_one_pass(&self, source: OnePass, path: impl AsRef<Path>) -> Result<()> {
+        let mut engine = self.engine;
+        engine.single_pass = true;
+        let files = self.write_uncommitted(&source, path, &engine)?;
+        source.finish()?;
+        files.commit(self.sync)
+    }
+
+    fn write_uncommitted(
+        &self,
+        source: &dyn BlockReader,
+        path: impl AsRef<Path>,
+        engine: &ConvertOptions<'_>,
+    ) -> Result<NewFiles> {
         let mut image = self.image.clone();
         image.size = source.size();
         let format = writable(&self.format)?;
         let files = NewFiles::create(path)?;
         let writer = format.create(files.storage(), &files, &image)?;
-        convert(source, writer, &self.engine)?;
-        files.commit(self.sync)
+        convert(source, writer, engine)?;
+        Ok(files)
     }
 
     /// Writes into the image at `path`, which is there already. What its disk has beyond the source's stays.
@@ -183,12 +203,19 @@ pub fn writable(format: &str) -> Result<&'static dyn WritableFormat> {
 
 /// That `target` is none of the files that the sources are read from.
 pub fn refuse_source_as_target(sources: &[Chain], target: impl AsRef<Path>) -> Result<()> {
-    let target = target.as_ref();
+    let layers = sources.iter().flat_map(Chain::layers);
+    let files = layers.flat_map(|layer| &layer.info.files);
+    refuse_as_target(files.map(String::as_str), target.as_ref())
+}
+
+/// That `target` is none of these files.
+pub(crate) fn refuse_as_target<'a>(
+    mut files: impl Iterator<Item = &'a str>,
+    target: &Path,
+) -> Result<()> {
     let Some(target_id) = file_id(target) else {
         return Ok(());
     };
-    let layers = sources.iter().flat_map(Chain::layers);
-    let mut files = layers.flat_map(|layer| &layer.info.files);
     match files.find(|file| host_file_id(file) == Some(target_id)) {
         Some(_) => Err(Error::File {
             op: "write to",

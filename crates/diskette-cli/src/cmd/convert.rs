@@ -8,16 +8,20 @@ use std::process::ExitCode;
 use clap::Args;
 use diskette::Conversion;
 use diskette::core::{BlockReader, Chain, FormatChoice, OpenOptions};
-use diskette::engine::{self, CompareOptions, Comparison, Concat, ConvertOptions, TopLayer};
+use diskette::engine::{
+    self, CompareOptions, Comparison, Concat, ConvertOptions, OnePass, TopLayer,
+};
 
-use crate::args::{FormatOptions, Opening, Work, backing, cache_mode, size, snapshot_name};
+use crate::args::{
+    FormatOptions, Opening, Work, backing, cache_mode, size, snapshot_name, without_containers,
+};
 use crate::failure::{Failure, Outcome};
 use crate::{options_help, progress};
 
 /// Copy a disk into an image of another format
 ///
 /// The new image is written beside its final name and gets it at the end: there is a whole image, or what was there
-/// before. Several sources are put one after another.
+/// before. Several sources are put one after another. Compressed sources (gzip, xz, zstd, bzip2) are unpacked on the way.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "diskette convert [OPTIONS] <SOURCE>... <TARGET>",
@@ -25,6 +29,7 @@ use crate::{options_help, progress};
 Examples:
   diskette convert -p -O qcow2 router.vmdk router.qcow2
   diskette convert --disk 0 --verify-manifest -O qcow2 machine.ova machine.qcow2
+  diskette convert -O qcow2 disk.raw.xz disk.qcow2
   diskette convert -c -O qcow2 -o compression_type=zstd disk.raw disk.qcow2
   diskette convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 moved-overlay.qcow2
   diskette convert -O qcow2 -o help"
@@ -123,19 +128,31 @@ pub(crate) fn run(args: &Convert) -> Outcome {
         return Err(Failure::new("a source and a target must be given"));
     };
     let conversion = args.conversion(target)?;
-    let chains = args.open_all(sources)?;
-    diskette::refuse_source_as_target(&chains, target)?;
+    let has_backing = conversion.image.backing.is_some();
+    let source = args.open_source(sources, target, has_backing)?;
 
     let progress = progress::Meter::new(args.work.progress && !args.quiet);
     let tell = |at| progress.tell(at);
     let conversion = conversion.with_engine(args.engine(&tell));
-    let done = args.copy(&conversion, &chains, target);
+    let done = match source {
+        Source::OnePass(disk) => conversion
+            .write_one_pass(disk, target)
+            .map_err(Failure::from),
+        Source::Chains(chains) => args.copy(&conversion, &chains, target),
+    };
     match &done {
         Ok(()) => progress.complete(),
         Err(_) => progress.end(),
     }
     done?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is read.
+enum Source {
+    Chains(Vec<Chain>),
+    /// What is compressed, and can be read while it is unpacked.
+    OnePass(OnePass),
 }
 
 impl Convert {
@@ -161,6 +178,25 @@ impl Convert {
         Ok(conversion)
     }
 
+    fn open_source(
+        &self,
+        sources: &[PathBuf],
+        target: &Path,
+        has_backing: bool,
+    ) -> Result<Source, Failure> {
+        if let [only] = sources
+            && !self.no_create
+            && !has_backing
+            && !self.verify
+            && let Some(disk) = diskette::open_one_pass(only, target, &self.opening()?)?
+        {
+            return Ok(Source::OnePass(disk));
+        }
+        let chains = self.open_all(sources)?;
+        diskette::refuse_source_as_target(&chains, target)?;
+        Ok(Source::Chains(chains))
+    }
+
     fn open_all(&self, sources: &[PathBuf]) -> Result<Vec<Chain>, Failure> {
         if self.source_snapshot.is_some() && sources.len() > 1 {
             return Err(Failure::new("a snapshot can be read of one source alone"));
@@ -169,10 +205,15 @@ impl Convert {
     }
 
     fn open(&self, path: &Path) -> Result<Chain, Failure> {
+        Ok(diskette::open_with(path, &self.opening()?)?)
+    }
+
+    /// How sources are opened.
+    fn opening(&self) -> Result<OpenOptions, Failure> {
         let mut options = self.opening.options(self.source_format.as_deref())?;
         options.snapshot = self.source_snapshot.as_deref().map(snapshot_name);
         options.salvage = self.salvage;
-        Ok(diskette::open_with(path, &options)?)
+        Ok(options)
     }
 
     fn engine<'a>(
@@ -231,6 +272,7 @@ impl Convert {
     fn target_options(&self) -> Result<OpenOptions, Failure> {
         let mut options = self.opening.options(None)?;
         options.format = FormatChoice::Named(self.target_format.clone());
+        without_containers(&mut options);
         Ok(options)
     }
 

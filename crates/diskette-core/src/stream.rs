@@ -1,0 +1,63 @@
+//! Disks that come once, from the first byte to the last: out of a pipe, or of a decompressor.
+//!
+//! An image that is laid out in guest order needs no other look at what has passed. Whoever has such an image as a
+//! [`ByteStream`] asks its format, a [`StreamFormat`], for the disk as a [`DiskStream`].
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::{Format, OpenContext, Result};
+
+/// Bytes that come once, in order.
+pub trait ByteStream: Debug + Send {
+    /// For messages: a path, "standard input".
+    fn name(&self) -> &str;
+
+    /// Fills `buf` from its beginning, and gives how many bytes came: fewer than there is room for at the end alone.
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize>;
+}
+
+/// A format that has images which can be read in one pass.
+pub trait StreamFormat: Format {
+    /// The disk in a stream of `len` bytes, if these are known; `None` where the image, which begins with `head`, cannot
+    /// be read in one pass. The stream begins with `head`, too.
+    fn open_stream(
+        &self,
+        head: &[u8],
+        bytes: Box<dyn ByteStream>,
+        len: Option<u64>,
+        cx: &OpenContext<'_>,
+    ) -> Result<Option<Box<dyn DiskStream>>>;
+}
+
+/// A disk that comes once, in guest order.
+pub trait DiskStream: Debug + Send {
+    /// The disk's size in bytes.
+    fn size(&self) -> u64;
+
+    /// The next run that is stored; what lies between runs reads as zeros. `None` when the stream has ended, where it
+    /// should have. Its bytes may be put into `buffer`, which is empty.
+    fn next_run(&mut self, buffer: Vec<u8>) -> Result<Option<StoredRun>>;
+
+    /// What turns stored bytes into those of the disk.
+    fn decoder(&self) -> Arc<dyn RunDecoder>;
+}
+
+/// A run of the disk, as it is stored. Complete by nature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRun {
+    /// Guest offset of its first byte.
+    pub offset: u64,
+    /// Its bytes on the disk; never 0.
+    pub len: u64,
+    /// What is stored.
+    pub bytes: Vec<u8>,
+    /// Whether it is to be had only whole, through a codec.
+    pub compressed: bool,
+}
+
+/// Turns stored bytes into those of the disk. Called by many threads.
+pub trait RunDecoder: Debug + Send + Sync {
+    /// Fills `buf` with the bytes of `run` from `within` on.
+    fn decode(&self, run: &StoredRun, buf: &mut [u8], within: u64) -> Result<()>;
+}
