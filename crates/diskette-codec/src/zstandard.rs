@@ -1,7 +1,7 @@
 //! Zstandard, by its C library.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Cursor};
 
 use zstd::bulk::Compressor;
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
@@ -53,11 +53,15 @@ pub(crate) fn encode(
     limit: usize,
 ) -> Result<bool, CodecError> {
     let start = out.len();
-    out.resize(start.saturating_add(compress_bound(src.len())), 0);
-    let done = compressor.compress_to_buffer(src, &mut out[start..]);
-    let len = done.as_ref().map_or(0, |len| *len);
-    let fits = len <= limit;
-    out.truncate(if fits { start + len } else { start });
+    out.reserve(compress_bound(src.len()));
+    // Behind what is there, into memory that needs no filling before.
+    let mut behind = Cursor::new(&mut *out);
+    behind.set_position(start as u64);
+    let done = compressor.compress_to_buffer(src, &mut behind);
+    let fits = done.as_ref().is_ok_and(|len| *len <= limit);
+    if !fits {
+        out.truncate(start);
+    }
     done.map(|_| fits).map_err(damaged)
 }
 

@@ -114,9 +114,14 @@ impl Map {
         let Position {
             l2_index, within, ..
         } = position;
+        let last = (l2_index + LONGEST_RUN).min(self.geometry.l2_entries());
+        let empty = self.empty_entries(table, l2_index, last);
+        if empty > 0 {
+            let first = self.geometry.cluster_start(table.l1_index, l2_index);
+            return Ok(Extent::hole(first, empty * self.geometry.cluster_size()));
+        }
         let mut run = self.piece(table, l2_index, within)?;
         let start = self.geometry.cluster_start(table.l1_index, 0);
-        let last = (l2_index + LONGEST_RUN).min(self.geometry.l2_entries());
         while run.end() < self.disk_size {
             let next = run.end() - start;
             let next_index = next >> self.geometry.cluster_bits();
@@ -130,6 +135,18 @@ impl Map {
             }
         }
         Ok(run)
+    }
+
+    /// How many entries from `first` on, and before `last`, say nothing. A sparse disk's tables have hardly any others.
+    fn empty_entries(&self, table: &L2Table, first: u64, last: u64) -> u64 {
+        let words = self.geometry.l2_entry_size() / 8;
+        let index = |entry: u64| usize::try_from(entry * words).unwrap_or(usize::MAX);
+        let entries = table.words.entries().get(index(first)..index(last));
+        let empty = entries
+            .unwrap_or_default()
+            .iter()
+            .take_while(|word| **word == U64::ZERO);
+        empty.count() as u64 / words
     }
 
     /// The part of one cluster, all of one kind, that holds the byte `within`.
