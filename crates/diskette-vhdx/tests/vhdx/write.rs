@@ -195,7 +195,7 @@ fn a_child_has_its_parents_identification_and_room_for_bitmaps() {
     let made = image(&new(3 * MIB, "").with_backing(backing.clone()), &[]).unwrap();
     let opened = open(&made);
     let parent = opened.backing.unwrap();
-    assert_eq!(parent.target, r".\base.vhdx");
+    assert_eq!(parent.target, "base.vhdx");
     assert!(parent.identity.contains(&identity("DataWriteGuid", UUID)));
     assert!(opened.info.identity.contains(&backing.identity[1]));
     assert!(opened.info.identity.contains(&backing.identity[2]));
