@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diskette::core::{
-    FormatChoice, NewImage, NoParts, OpenOptions, Opened, Severity, Storage, StorageMut,
+    BlockReaderExt, FormatChoice, NewImage, NoParts, OpenOptions, Opened, Result, Severity,
+    Storage, StorageMut,
 };
 use diskette::engine::{Control, ConvertOptions, convert};
 use diskette::storage::MemoryStorage;
-use diskette_testkit::{Content, Tool, check_reader_against, qemu_img};
+use diskette_testkit::{Content, RecordingStorage, Tool, check_reader_against, qemu_img};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -46,6 +47,41 @@ come_back_whole! {
     vhdx_with_absent_blocks_comes_back_whole: "vhdx", "block_size=2M,block_state_zero=off", "block_size=2M";
     vhdx_with_large_sectors_comes_back_whole: "vhdx", "block_size=4M,logical_sector_size=4096", "";
     vhdx_fixed_comes_back_whole: "vhdx", "subformat=fixed,block_size=2M", "subformat=fixed,block_size=2M";
+}
+
+/// Wherever the writing ends, what is there is no image, or holds the whole disk.
+#[test]
+fn an_image_cut_short_is_none() {
+    for (format, ours) in [
+        ("vdi", ""),
+        ("vdi", "static=on"),
+        ("vpc", "force_size=on"),
+        ("vpc", "subformat=fixed,force_size=on"),
+        ("vhdx", "block_size=1M"),
+        ("vhdx", "block_size=1M,subformat=fixed"),
+    ] {
+        let flavour = Flavour {
+            format,
+            ours,
+            theirs: "",
+        };
+        let mut disk = vec![0; 3 * MIB];
+        disk[MIB + 70 * KIB..][..1000].fill(1);
+        disk[2 * MIB + 200 * KIB..][..1000].fill(2);
+        let recording = Arc::new(RecordingStorage::new(Vec::new()));
+        convert_to(Arc::clone(&recording) as _, &disk, flavour, 1);
+        let count = recording.operations().len();
+        assert!(count > 4);
+        for done in 0..count {
+            let part = recording.bytes_after(done);
+            let Ok(opened) = try_open(&part, format) else {
+                continue;
+            };
+            let read = opened.reader.read_vec(0, disk.len()).unwrap();
+            assert!(read == disk, "{format} {ours}: {done} of {count}");
+        }
+        check_read_back(&recording.bytes(), flavour, &disk);
+    }
 }
 
 fn test(flavour: Flavour) {
@@ -89,14 +125,18 @@ fn disks() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn converted(source: &[u8], flavour: Flavour, threads: usize) -> Vec<u8> {
+    let to = Arc::new(MemoryStorage::new(vec![0xee; 100]));
+    convert_to(Arc::clone(&to) as _, source, flavour, threads);
+    to.to_vec()
+}
+
+fn convert_to(target: Arc<dyn StorageMut>, source: &[u8], flavour: Flavour, threads: usize) {
     let disk = open(source, "raw").reader;
     let mut image = NewImage::new(disk.size());
     for option in flavour.ours.split(',').filter(|text| !text.is_empty()) {
         let (name, value) = option.split_once('=').unwrap();
         image = image.with_option(name, value);
     }
-    let to = Arc::new(MemoryStorage::new(vec![0xee; 100]));
-    let target = Arc::clone(&to) as Arc<dyn StorageMut>;
     let writable = diskette::writable(flavour.format).unwrap();
     let target = writable.create(target, &NoParts, &image).unwrap();
     let mut control = Control::default();
@@ -104,14 +144,17 @@ fn converted(source: &[u8], flavour: Flavour, threads: usize) -> Vec<u8> {
     let mut options = ConvertOptions::default();
     options.control = control;
     convert(&*disk, target, &options).unwrap();
-    to.to_vec()
 }
 
 fn open(bytes: &[u8], format: &str) -> Opened {
+    try_open(bytes, format).unwrap()
+}
+
+fn try_open(bytes: &[u8], format: &str) -> Result<Opened> {
     let mut options = OpenOptions::default();
     options.format = FormatChoice::Named(format.to_owned());
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(bytes.to_vec()));
-    diskette::registry().open(storage, &options).unwrap()
+    diskette::registry().open(storage, &options)
 }
 
 /// The disk is as large as that was, or larger by zeros where the format counts in more than sectors.
