@@ -11,7 +11,8 @@
 //! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept; taken, applied, deleted |
 //! | the disk's size | | | larger and smaller, over a longer base too |
 //! | persistent bitmaps | listed | no | given up |
-//! | dirty and corrupt images | yes | no | refused, until they are repaired |
+//! | dirty images | yes | no | mended first; refcounts are put off where the header allows it |
+//! | corrupt images | yes | no | refused until they are repaired |
 //! | clusters that are zeroed or discarded | | | given back, and punched out of the file |
 //! | encrypted images | their metadata alone | no | refused |
 //! | consistency | checked, with the findings of `qemu-img check` | | repaired in place |

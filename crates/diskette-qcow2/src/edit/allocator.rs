@@ -16,7 +16,7 @@ use crate::refcount::{RefcountTableEntry, refcount, set_refcount};
 /// The refcounts of an image that is being changed.
 ///
 /// A cluster is counted before anything points to it, and no longer counted only when nothing on the disk does: see
-/// [`Self::write`] and [`Self::write_releases`].
+/// [`Self::write`] and [`Self::count_releases`].
 #[derive(Debug)]
 pub(crate) struct Allocator {
     pub(super) geometry: Geometry,
@@ -183,9 +183,15 @@ impl Allocator {
         Ok(())
     }
 
+    /// Writes the refcounts that have changed. What has been released need not be on stable storage before it is used again:
+    /// then it is counted again first.
+    pub(crate) fn write_blocks(&mut self, storage: &dyn StorageMut) -> Result<()> {
+        self.blocks.write(storage)
+    }
+
     /// Counts what has been released, once no pointer on stable storage leads there any more. Gives the host bytes that
     /// nobody uses now, in runs.
-    pub(crate) fn write_releases(&mut self, storage: &dyn StorageMut) -> Result<Vec<Range<u64>>> {
+    pub(crate) fn count_releases(&mut self, storage: &dyn Storage) -> Result<Vec<Range<u64>>> {
         let mut freed = Vec::new();
         while let Some(cluster) = self.releases.last().copied() {
             let count = self.count(storage, cluster << self.geometry.cluster_bits())?;
@@ -199,7 +205,6 @@ impl Allocator {
             }
             self.releases.pop();
         }
-        self.blocks.write(storage)?;
         freed.sort_unstable();
         let bits = self.geometry.cluster_bits();
         Ok(runs(&freed)

@@ -3,8 +3,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use diskette_core::{
-    BlockReader, Error, Limits, OpenContext, Reference, Result, Role, Storage, StorageExt,
-    StorageMut,
+    BlockReader, Error, Limits, OpenContext, Reference, Repair, RepairableFormat, Result, Role,
+    Storage, StorageExt, StorageMut,
 };
 use zerocopy::big_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
@@ -12,10 +12,11 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::allocator::Allocator;
 use super::cache::{ClusterCache, sync, write, write_zeros};
 use super::files::{DataFile, Files};
+use super::lazy::LazyRefcounts;
 use crate::entry::L1Entry;
 use crate::geometry::Geometry;
 use crate::header::{Encryption, Header, field};
-use crate::{FORMAT, spec};
+use crate::{FORMAT, Qcow2, spec};
 
 /// An image that is being changed.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub(super) struct Image {
     /// Whether there are zero clusters.
     pub(super) version_3: bool,
     pub(super) size: u64,
+    lazy: Option<LazyRefcounts>,
     /// Autoclear features that are still set.
     autoclear: u64,
     pub(super) l1: Vec<U64>,
@@ -46,7 +48,12 @@ impl Image {
         io: Arc<RwLock<()>>,
         cx: &OpenContext<'_>,
     ) -> Result<Self> {
-        let header = Header::read(&*storage, cx.limits)?;
+        let mut header = Header::read(&*storage, cx.limits)?;
+        if header.features.dirty() && !header.features.corrupt() {
+            // Its refcounts were put off, or lost. Where they can be had again, that is done first, as QEMU does it.
+            Qcow2.repair(Arc::clone(&storage), Repair::All, cx)?;
+            header = Header::read(&*storage, cx.limits)?;
+        }
         refuse_unfit(&header, below.is_some())?;
         let geometry = header.geometry;
         let mut allocator = Allocator::open(&*storage, &header, cx.limits)?;
@@ -70,6 +77,7 @@ impl Image {
             geometry,
             version_3: header.version >= 3,
             size: header.size,
+            lazy: LazyRefcounts::of(&header),
             autoclear: header.features.autoclear,
             l1,
             l1_offset: header.l1.offset,
@@ -116,6 +124,7 @@ impl Image {
             return Ok(offset);
         }
         self.commit()?;
+        self.allocator.write(&*storage)?;
         self.allocator.grow(&*storage, count)?;
         let found = self.allocator.allocate(&*storage, count)?;
         found.ok_or_else(|| Error::unsupported(FORMAT, "a refcount table that is full"))
@@ -153,7 +162,10 @@ impl Image {
         if let Some(data_file) = &self.files.data_file {
             sync(&*data_file.storage)?;
         }
-        self.allocator.write(&*storage)?;
+        match &mut self.lazy {
+            Some(lazy) if !self.allocator.is_full() => lazy.begin(&*storage)?,
+            _ => self.allocator.write(&*storage)?,
+        }
         if !self.l2.is_clean() {
             self.l2.write(&*storage)?;
             sync(&*storage)?;
@@ -173,7 +185,10 @@ impl Image {
         let storage = self.storage();
         let io = Arc::clone(&self.io);
         let _alone = io.write().unwrap_or_else(PoisonError::into_inner);
-        let freed = self.allocator.write_releases(&*storage)?;
+        let freed = self.allocator.count_releases(&*storage)?;
+        if self.lazy.is_none() {
+            self.allocator.write_blocks(&*storage)?;
+        }
         let file_size = storage.total_size()?;
         let cluster_size = self.geometry.cluster_size();
         for run in freed {
@@ -187,6 +202,19 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Writes all that is still to be written, refcounts that were put off among it.
+    pub(super) fn close(&mut self) -> Result<()> {
+        self.commit()?;
+        let storage = self.storage();
+        match &mut self.lazy {
+            Some(lazy) if lazy.is_marked => {
+                self.allocator.write(&*storage)?;
+                lazy.end(&*storage)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns when all is on stable storage.

@@ -19,6 +19,7 @@ mod cluster;
 mod files;
 mod growth;
 mod image;
+mod lazy;
 mod resize;
 mod snapshots;
 mod tables;
@@ -204,6 +205,6 @@ impl SnapshotWriter for Editor {
 impl Drop for Editor {
     fn drop(&mut self) {
         // Who wants to know whether it succeeded has flushed before.
-        let _ = self.lock().commit();
+        let _ = self.lock().close();
     }
 }

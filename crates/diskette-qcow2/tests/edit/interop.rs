@@ -139,6 +139,7 @@ fn every_width_of_refcounts_is_kept_in_turns() {
         kind(",refcount_bits=16", 512),
         kind(",refcount_bits=32", 4096),
         kind(",refcount_bits=64", 512),
+        kind(",lazy_refcounts=on", 4096),
     ]);
 }
 
@@ -212,4 +213,34 @@ fn preallocated_images_are_kept_in_turns() {
         kind(",preallocation=metadata", 64 << 10),
         kind(",preallocation=falloc", 4096),
     ]);
+}
+
+#[test]
+fn what_qemu_left_dirty_is_counted_anew_before_it_is_written() {
+    let (Some(qemu_img), Some(qemu_io)) = (qemu_img(), qemu_io()) else {
+        return;
+    };
+    let folder = Folder::new();
+    let kind = kind(",lazy_refcounts=on", 64 << 10);
+    let mut disk = create(&kind, 1 << 20, &folder, &qemu_img);
+    let args = "-f,qcow2,-c,write -P 1 0 200k,-c,flush,-c,sigraise 9,disk.qcow2".split(',');
+    let mut killed = qemu_io.command();
+    let killed = killed.current_dir(folder.path()).args(args).output();
+    assert!(!killed.expect("qemu-io was found").status.success());
+    assert_eq!(folder.get("disk.qcow2")[79] & 1, 1, "it is marked as dirty");
+    disk[..200 << 10].fill(1);
+
+    let writer = folder
+        .edit("disk.qcow2", None)
+        .expect("an image that opens");
+    expect_disk(&*writer, &disk);
+    writer
+        .write_at(&vec![2; 300 << 10], 100 << 10)
+        .expect("files do not fail");
+    writer.flush().expect("files do not fail");
+    assert_eq!(folder.get("disk.qcow2")[79] & 1, 1, "refcounts are put off");
+    disk[100 << 10..400 << 10].fill(2);
+    drop(writer);
+    assert_eq!(folder.get("disk.qcow2")[79] & 1, 0);
+    folder.expect_sound(&qemu_img, "disk.qcow2", &disk);
 }
