@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Inspect(cmd::inspect::Inspect),
     Map(cmd::map::Map),
     Measure(cmd::measure::Measure),
+    Resize(cmd::resize::Resize),
+    Snapshot(cmd::snapshot::Snapshot),
     Nbd(cmd::nbd::Nbd),
     Completions(cmd::completions::Completions),
 }

@@ -12,3 +12,5 @@ pub(crate) mod inspect;
 pub(crate) mod map;
 pub(crate) mod measure;
 pub(crate) mod nbd;
+pub(crate) mod resize;
+pub(crate) mod snapshot;

@@ -36,6 +36,8 @@ fn run() -> Outcome {
         Command::Inspect(args) => cmd::inspect::run(&args),
         Command::Map(args) => cmd::map::run(&args),
         Command::Measure(args) => cmd::measure::run(&args),
+        Command::Resize(args) => cmd::resize::run(&args),
+        Command::Snapshot(args) => cmd::snapshot::run(&args),
         Command::Nbd(args) => cmd::nbd::run(&args),
         Command::Completions(args) => cmd::completions::run(&args),
     }

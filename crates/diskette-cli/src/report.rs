@@ -187,7 +187,7 @@ fn print_backing(out: &mut dyn Write, image: &ImageReport) -> io::Result<()> {
     Ok(())
 }
 
-fn print_snapshots(out: &mut dyn Write, snapshots: &[SnapshotInfo]) -> io::Result<()> {
+pub(crate) fn print_snapshots(out: &mut dyn Write, snapshots: &[SnapshotInfo]) -> io::Result<()> {
     if snapshots.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,109 @@
+//! Images that exist are changed as qemu-img changes them.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Answer, ours};
+use diskette_testkit::{Tool, qemu_img, qemu_io};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+struct Bench {
+    qemu_img: Tool,
+    qemu_io: Tool,
+    folder: TempDir,
+}
+
+impl Bench {
+    /// `None` where qemu-img is missing, which has been said then.
+    fn new() -> Option<Self> {
+        Some(Self {
+            qemu_img: qemu_img()?,
+            qemu_io: qemu_io()?,
+            folder: tempfile::tempdir().unwrap(),
+        })
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn theirs(&self, args: &str) -> String {
+        self.qemu_img.run_in(self.folder(), args.split(' '))
+    }
+
+    fn write(&self, name: &str, action: &str) {
+        let args = ["-f", "qcow2", "-c", action, name];
+        self.qemu_io.run_in(self.folder(), args);
+    }
+
+    /// Runs our command, which must succeed. Gives what it prints.
+    fn ours(&self, args: &str) -> String {
+        let answer = ours(self.folder(), args.split(' '));
+        assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""), "{args}");
+        answer.out
+    }
+
+    /// Runs our command, which must fail with one line.
+    fn refused(&self, args: &str) -> Answer {
+        let answer = ours(self.folder(), args.split(' '));
+        assert_eq!(answer.code, Some(1), "{args}: {}", answer.err);
+        assert_eq!(answer.err.lines().count(), 1, "{}", answer.err);
+        answer
+    }
+
+    fn virtual_size(&self, name: &str) -> u64 {
+        let info = self.theirs(&format!("info --output=json {name}"));
+        let info: Json = serde_json::from_str(&info).unwrap();
+        info["virtual-size"].as_u64().unwrap()
+    }
+}
+
+#[test]
+fn snapshots_are_taken_listed_applied_and_deleted() {
+    let Some(bench) = Bench::new() else { return };
+    bench.theirs("create -q -f qcow2 a.qcow2 8M");
+    bench.write("a.qcow2", "write -P 1 0 1M");
+    bench.theirs("convert -O qcow2 a.qcow2 first.qcow2");
+    bench.ours("snapshot -c one a.qcow2");
+    bench.write("a.qcow2", "write -P 2 512k 3M");
+    bench.ours("snapshot -c two a.qcow2");
+    bench.write("a.qcow2", "write -z 0 1M");
+    assert_eq!(
+        bench.ours("snapshot a.qcow2"),
+        bench.theirs("snapshot -l a.qcow2")
+    );
+    assert_eq!(bench.ours("snapshot -l a.qcow2").lines().count(), 4);
+
+    bench.ours("snapshot -a one a.qcow2");
+    bench.theirs("check -q a.qcow2");
+    bench.theirs("compare -q a.qcow2 first.qcow2");
+    bench.ours("snapshot -d two a.qcow2");
+    bench.ours("snapshot --delete 1 a.qcow2");
+    bench.theirs("check -q a.qcow2");
+    assert_eq!(bench.theirs("snapshot -l a.qcow2"), "");
+    assert_eq!(bench.ours("snapshot a.qcow2"), "");
+    bench.refused("snapshot -a one a.qcow2");
+}
+
+#[test]
+fn disks_grow_and_shrink() {
+    let Some(bench) = Bench::new() else { return };
+    for (format, name) in [("qcow2", "a.qcow2"), ("raw", "a.raw")] {
+        bench.theirs(&format!("create -q -f {format} {name} 8M"));
+        let resize = |size: &str| format!("resize -f {format} {name} {size}");
+        assert_eq!(bench.ours(&resize("+3M")), "Image resized.\n");
+        assert_eq!(bench.virtual_size(name), 11 << 20);
+        assert!(bench.refused(&resize("5M")).err.contains("--shrink"));
+        bench.ours(&resize("--shrink -4M"));
+        assert_eq!(bench.virtual_size(name), 7 << 20);
+        bench.ours(&resize("-q 3G"));
+        assert_eq!(bench.virtual_size(name), 3 << 30);
+        bench.refused(&resize("--shrink -4G"));
+        bench.refused(&resize("big"));
+    }
+    bench.theirs("check -q a.qcow2");
+}
