@@ -114,6 +114,32 @@ fn check_prints_the_same_text_and_has_the_same_exit_codes() {
 }
 
 #[test]
+fn check_mends_with_the_same_text_and_exit_codes() {
+    let Some(images) = Images::make() else { return };
+    let path = images.folder().join("leak.qcow2");
+    let leaking = fs::read(&path).unwrap();
+    // The refcount of the header: nothing but a repair of all mends it.
+    let mut corrupt = leaking.clone();
+    corrupt[0x2_0001] = 0;
+    for (damaged, args) in [
+        (&leaking, "check -r leaks leak.qcow2"),
+        (&leaking, "check -r all leak.qcow2"),
+        (&leaking, "check -q -r all leak.qcow2"),
+        (&corrupt, "check -r all leak.qcow2"),
+    ] {
+        fs::write(&path, damaged).unwrap();
+        let words: Vec<_> = args.split(' ').collect();
+        let ours = ours(images.folder(), &words);
+        fs::write(&path, damaged).unwrap();
+        let theirs = theirs(&images.qemu_img, images.folder(), &words);
+        assert_eq!((ours.out, ours.code), (theirs.out, theirs.code), "{args}");
+    }
+    images.expect_same("check -r all disk.qcow2");
+    images.expect_same("check -r all disk.raw");
+    images.expect_same("check -r all missing.qcow2");
+}
+
+#[test]
 fn compare_prints_the_same_text_and_has_the_same_exit_codes() {
     let Some(images) = Images::make() else { return };
     images.expect_same("compare disk.qcow2 other.qcow2");

@@ -197,3 +197,88 @@ fn a_repair_is_told_in_qemus_numbers() {
         assert_eq!((found, 0), (expected, code), "{what}");
     }
 }
+
+#[test]
+fn leaks_alone_are_freed_in_qemus_numbers() {
+    let Some(bench) = Bench::new() else { return };
+    let too_high: &[(usize, &[u8])] = &[(0x2_000a, &[0, 7])];
+    let too_high_for_a_flag: &[(usize, &[u8])] = &[(0x2_0014, &[0, 2])];
+    let leak: &[(usize, &[u8])] = &[(0x2_0022, &[0, 1]), (0x11_0000, &[0])];
+    for patches in [too_high, too_high_for_a_flag, leak] {
+        damaged(&bench, patches);
+        fs::copy(bench.path("image"), bench.path("theirs")).unwrap();
+        let ours = repair_file(&bench, "image", Repair::Leaks).unwrap();
+        let (code, theirs) = qemu(&bench, "-r leaks", "theirs");
+        let found = (ours.corruptions_fixed, ours.leaks_fixed, 0);
+        let expected = (
+            number(&theirs, "corruptions-fixed"),
+            number(&theirs, "leaks-fixed"),
+            code,
+        );
+        assert_eq!(found, expected, "{patches:x?}");
+        assert_eq!(qemu(&bench, "", "image").0, 0);
+    }
+}
+
+#[test]
+fn subclusters_are_mended_where_nothing_is_guessed() {
+    let Some(bench) = Bench::new() else { return };
+    // Data at 0x50000, part of a cluster at 0x60000, zeros with a place at 0x70000.
+    let patches: &[(&str, usize, &[u8], bool)] = &[
+        ("stored and zero", 0x4_0008, &[0, 0, 0, 1], false),
+        ("stored without a place", 0x4_003c, &[0, 0, 0, 1], false),
+        ("unaligned data", 0x4_0006, &[2], false),
+        ("unaligned zeros", 0x4_0026, &[2], true),
+        ("zeros beyond the end", 0x4_0024, &[1], true),
+        ("reserved bits", 0x4_0007, &[2], true),
+        ("no copied bit", 0x4_0010, &[0], true),
+    ];
+    for (what, offset, bytes, is_mended) in patches {
+        bench.img("create -q -f qcow2 -o extended_l2=on image 1M");
+        bench.io(
+            "image",
+            &[
+                "write -P 1 0 64k",
+                "write -P 2 64k 2k",
+                "write 128k 64k",
+                "write -z 128k 64k",
+            ],
+        );
+        bench.patch("image", *offset, bytes);
+        let before = guest(&bench, "image");
+        repair_file(&bench, "image", Repair::All).unwrap();
+        let ours = bench.check("image").unwrap();
+        assert_eq!(ours.corruptions == 0, *is_mended, "{what}: {ours:#?}");
+        assert_eq!(qemu(&bench, "", "image").0 == 0, *is_mended, "{what}");
+        assert!(
+            before.is_none() || guest(&bench, "image") == before,
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn bitmaps_that_cannot_be_kept_are_given_up_and_sound_ones_stay() {
+    let Some(bench) = Bench::new() else { return };
+    for (patches, bitmaps) in [
+        (&[(0x2_000a, &[0, 7][..])][..], 1),
+        // The directory's offset, and the offset of the bitmap's table.
+        (&[(504 + 8 + 16, &[1][..])], 0),
+        (&[(0xb_0006, &[2][..])], 0),
+    ] {
+        bench.img("create -q -f qcow2 image 1M");
+        bench.img("bitmap --add image b0");
+        bench.io("image", &["write -P 1 0 64k", "write -P 1 512k 4k"]);
+        for (offset, bytes) in patches {
+            bench.patch("image", *offset, bytes);
+        }
+        let before = guest(&bench, "image");
+        repair_file(&bench, "image", Repair::All).unwrap();
+        let (code, verdict) = qemu(&bench, "", "image");
+        assert_eq!(code, 0, "{patches:x?}: {verdict}");
+        let info = bench.json("info --output=json image");
+        let found = info["format-specific"]["data"]["bitmaps"].as_array();
+        assert_eq!(found.map_or(0, Vec::len), bitmaps, "{patches:x?}");
+        assert!(guest(&bench, "image") == before);
+    }
+}
