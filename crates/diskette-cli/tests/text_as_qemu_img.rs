@@ -118,9 +118,9 @@ fn check_mends_with_the_same_text_and_exit_codes() {
     let Some(images) = Images::make() else { return };
     let path = images.folder().join("leak.qcow2");
     let leaking = fs::read(&path).unwrap();
-    // The refcount of the header: nothing but a repair of all mends it.
+    // The flag in the L1 table. (A refcount of 0 is mended where it lies; qemu-img makes the file larger for it.)
     let mut corrupt = leaking.clone();
-    corrupt[0x2_0001] = 0;
+    corrupt[0x3_0000] = 0;
     for (damaged, args) in [
         (&leaking, "check -r leaks leak.qcow2"),
         (&leaking, "check -r all leak.qcow2"),
@@ -134,7 +134,7 @@ fn check_mends_with_the_same_text_and_exit_codes() {
         let theirs = theirs(&images.qemu_img, images.folder(), &words);
         assert_eq!((ours.out, ours.code), (theirs.out, theirs.code), "{args}");
     }
-    images.expect_same("check -r all disk.qcow2");
+    images.expect_same("check -r all other.qcow2");
     images.expect_same("check -r all disk.raw");
     images.expect_same("check -r all missing.qcow2");
 }
