@@ -2,11 +2,12 @@
 
 use diskette_codec::Codec;
 use diskette_core::{Details, ImageInfo, Limits, Storage, Value};
+use diskette_crypto::luks::Header as LuksHeader;
 
 use crate::bitmaps::Bitmap;
 use crate::header::{Encryption, Header};
 use crate::snapshot::Snapshots;
-use crate::{FORMAT, bitmaps, luks};
+use crate::{FORMAT, bitmaps};
 
 /// All that is known of an image without a look at its map. `files` are the names of its files.
 pub(crate) fn of(
@@ -106,6 +107,9 @@ fn encryption(
     Ok(match encryption {
         Encryption::None => None,
         Encryption::Aes => Some(Value::Map(vec![("format", "aes".into())])),
-        Encryption::Luks { offset, len } => Some(Value::Map(luks::details(storage, offset, len)?)),
+        Encryption::Luks { offset, len } => {
+            let header = LuksHeader::read(storage, offset, len)?;
+            Some(Value::Map(header.details(Some("luks"))))
+        }
     })
 }

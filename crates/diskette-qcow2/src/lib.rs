@@ -14,7 +14,8 @@
 //! | dirty images | yes | no | mended first; refcounts are put off where the header allows it |
 //! | corrupt images | yes | no | refused until they are repaired |
 //! | clusters that are zeroed or discarded | | | given back, and punched out of the file |
-//! | encrypted images | their metadata alone | no | refused |
+//! | encrypted with LUKS | yes, by the option `encrypt.key-secret` | yes, but not preallocated | refused |
+//! | encrypted with AES, the old way | likewise | no | refused |
 //! | consistency | checked, with the findings of `qemu-img check` | | repaired in place |
 //! | unknown incompatible features | refused by name | | refused |
 //!
@@ -32,12 +33,12 @@
 mod bitmaps;
 mod check;
 mod edit;
+mod encryption;
 mod entry;
 mod extensions;
 mod geometry;
 mod header;
 mod info;
-mod luks;
 mod map;
 mod preallocation;
 mod reader;

@@ -9,6 +9,7 @@ use diskette_core::{
     Result, Role, RunKind, Storage, StorageExt, check_range,
 };
 
+use crate::encryption::ClusterCipher;
 use crate::header::{Encryption, Header, L1Location, RefcountTableLocation, field};
 use crate::map::Map;
 use crate::snapshot::Snapshots;
@@ -41,9 +42,10 @@ fn open_with(
     l1: &L1Location,
     cx: &OpenContext<'_>,
 ) -> Result<Opened> {
-    if !cx.metadata_only {
-        refuse_encrypted(header.encryption)?;
-    }
+    let cipher = match cx.metadata_only {
+        true => None,
+        false => ClusterCipher::open(&*storage, header.encryption, cx)?,
+    };
     if !cx.salvage {
         check_refcount_table(header.refcount_table, header, storage.total_size()?)?;
     }
@@ -64,6 +66,7 @@ fn open_with(
             storage,
             data_file,
             map,
+            cipher,
             sparse: OnceLock::new(),
             limits: cx.limits.clone(),
             header: header.clone(),
@@ -73,22 +76,25 @@ fn open_with(
     })
 }
 
+/// The kind of an extent whose bytes are enciphered: holes of the host do not read as zeros, and no place is of use to
+/// anybody else.
+const fn enciphered(kind: ExtentKind) -> ExtentKind {
+    match kind {
+        ExtentKind::Data(at) | ExtentKind::Unwritten(at) | ExtentKind::Encrypted(at) => {
+            ExtentKind::Encrypted(at)
+        }
+        ExtentKind::Compressed { at, len } => ExtentKind::Compressed { at, len },
+        ExtentKind::Zero(_) => ExtentKind::Zero(None),
+        ExtentKind::Hole(_) => ExtentKind::Hole(None),
+    }
+}
+
 /// The list of snapshots. Where data is to be saved from a damaged image it may be missing.
 fn snapshots(storage: &dyn Storage, header: &Header, cx: &OpenContext<'_>) -> Result<Snapshots> {
     match Snapshots::read(storage, header, cx.limits) {
         Err(_) if cx.salvage => Ok(Snapshots::default()),
         found => found,
     }
-}
-
-fn refuse_encrypted(encryption: Encryption) -> Result<()> {
-    let method = match encryption {
-        Encryption::None => return Ok(()),
-        Encryption::Aes => "AES",
-        Encryption::Luks { .. } => "LUKS",
-    };
-    let feature = format!("reading an encrypted image ({method})");
-    Err(Error::unsupported(FORMAT, feature))
 }
 
 /// That no cluster of the refcount table lies wholly beyond the file's end.
@@ -148,6 +154,8 @@ struct Reader {
     storage: Arc<dyn Storage>,
     data_file: Option<DataFile>,
     map: Map,
+    /// `None` where nothing is enciphered, and where the image was opened for its metadata alone.
+    cipher: Option<ClusterCipher>,
     header: Header,
     limits: Limits,
     /// Whether holes of the host are worth a look; found out when it is first asked.
@@ -163,6 +171,10 @@ impl BlockReader for Reader {
         check_range(self.size(), offset, 1)?;
         let extent = self.map.extent_at(&*self.storage, offset)?;
         match extent.kind {
+            kind if self.is_encrypted() => Ok(Extent {
+                kind: enciphered(kind),
+                ..extent
+            }),
             ExtentKind::Data(_) if self.is_sparse() => self.with_host_holes(&extent, offset),
             _ => Ok(extent),
         }
@@ -172,15 +184,13 @@ impl BlockReader for Reader {
         let within = offset.saturating_sub(extent.offset);
         match extent.kind {
             ExtentKind::Data(at) => self.read_data(at.plus(within), buf),
+            ExtentKind::Encrypted(at) => self.read_encrypted(at.plus(within), buf, offset),
             ExtentKind::Compressed { at, len } => {
                 // A clipped extent keeps its place: count from the cluster's beginning.
                 let within = offset % self.map.geometry().cluster_size();
                 self.read_compressed(extent, at.offset, len, buf, within)
             }
-            ExtentKind::Unwritten(_)
-            | ExtentKind::Encrypted(_)
-            | ExtentKind::Zero(_)
-            | ExtentKind::Hole(_) => {
+            ExtentKind::Unwritten(_) | ExtentKind::Zero(_) | ExtentKind::Hole(_) => {
                 buf.fill(0);
                 Ok(())
             }
@@ -189,6 +199,10 @@ impl BlockReader for Reader {
 }
 
 impl Reader {
+    fn is_encrypted(&self) -> bool {
+        self.header.encryption != Encryption::None
+    }
+
     fn is_sparse(&self) -> bool {
         // Where refcounts are damaged the host's holes do not matter: they read as zeros all the same.
         *self.sparse.get_or_init(|| {
@@ -236,7 +250,6 @@ impl Reader {
 
     /// Stored bytes. What is missing of the file's last cluster reads as zeros.
     fn read_data(&self, at: HostOffset, buf: &mut [u8]) -> Result<()> {
-        refuse_encrypted(self.header.encryption)?;
         let file = self.file()?;
         let left = self.map.size_of_file(at.file).saturating_sub(at.offset);
         let there = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
@@ -246,6 +259,15 @@ impl Reader {
             return Ok(());
         }
         file.read(head, at.offset)
+    }
+
+    /// Stored bytes, deciphered. What is missing of the file's last cluster is zeros that are deciphered, as for qemu.
+    fn read_encrypted(&self, at: HostOffset, buf: &mut [u8], offset: u64) -> Result<()> {
+        let Some(cipher) = &self.cipher else {
+            let feature = "reading a disk that was opened for its metadata alone";
+            return Err(Error::unsupported(FORMAT, feature));
+        };
+        cipher.read(self.file()?, buf, at.offset, offset)
     }
 
     /// A part of a compressed cluster, from the byte `within` on.

@@ -3,6 +3,7 @@
 use diskette_core::{Error, Result};
 use zerocopy::IntoBytes;
 
+use super::encrypt::LuksPlace;
 use super::options::{Settings, Version};
 use crate::FORMAT;
 use crate::spec;
@@ -13,12 +14,14 @@ pub(super) struct Places {
     pub(super) l1_table_offset: u64,
     pub(super) refcount_table_offset: u64,
     pub(super) refcount_table_clusters: u64,
+    /// Of an encrypted image.
+    pub(super) luks: Option<LuksPlace>,
 }
 
 /// The bytes of the first cluster, as far as they are not zero.
 pub(super) fn header(settings: &Settings, places: Places) -> Result<Vec<u8>> {
     let mut bytes = fixed_len(settings.version);
-    add_extensions(&mut bytes, settings);
+    add_extensions(&mut bytes, settings, places.luks);
     let mut fixed = fixed_fields(settings, places)?;
     if let Some(backing) = &settings.backing {
         fixed.backing_file_offset = (bytes.len() as u64).into();
@@ -59,7 +62,10 @@ fn fixed_fields(settings: &Settings, places: Places) -> Result<spec::Header> {
         },
         cluster_bits: geometry.cluster_bits().into(),
         size: settings.size.into(),
-        crypt_method: spec::CRYPT_NONE.into(),
+        crypt_method: match places.luks {
+            Some(_) => spec::CRYPT_LUKS.into(),
+            None => spec::CRYPT_NONE.into(),
+        },
         l1_size: to_u32(geometry.l1_entries(settings.size))?.into(),
         l1_table_offset: places.l1_table_offset.into(),
         refcount_table_offset: places.refcount_table_offset.into(),
@@ -96,13 +102,20 @@ fn bits(flags: &[(bool, u64)]) -> u64 {
     set.fold(0, |bits, (_, bit)| bits | bit)
 }
 
-fn add_extensions(bytes: &mut Vec<u8>, settings: &Settings) {
+fn add_extensions(bytes: &mut Vec<u8>, settings: &Settings, luks: Option<LuksPlace>) {
     if let Some(backing) = &settings.backing {
         add_extension(
             bytes,
             spec::EXTENSION_BACKING_FORMAT,
             backing.format.as_bytes(),
         );
+    }
+    if let Some(LuksPlace { offset, len }) = luks {
+        let extension = spec::EncryptionExtension {
+            offset: offset.into(),
+            len: len.into(),
+        };
+        add_extension(bytes, spec::EXTENSION_ENCRYPTION, extension.as_bytes());
     }
     // As others do: the names have no room in a small header, and version 2 has no features.
     if settings.version == Version::V3 && settings.geometry.cluster_size() > 4096 {

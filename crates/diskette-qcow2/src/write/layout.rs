@@ -15,6 +15,7 @@ use zerocopy::IntoBytes;
 use zerocopy::big_endian::U64;
 
 use super::batch::Batch;
+use super::encrypt::{LuksPlace, NewEncryption};
 use super::header::{self, Places};
 use super::host::HostSpace;
 use super::options::{Preallocation, Settings, Version};
@@ -31,14 +32,28 @@ use crate::refcount::set_refcount;
 pub(super) struct Layout {
     settings: Settings,
     storage: Arc<dyn StorageMut>,
+    /// Where packed chunks are written: the same, or the same behind a cipher.
+    data: Arc<dyn StorageMut>,
+    luks: Option<LuksPlace>,
+    /// What the last cluster has behind the disk's end, if it is enciphered: host offset and bytes.
+    tail: Option<(u64, u64)>,
     packer: Arc<ClusterPacker>,
     host: HostSpace,
     tables: NewTables,
 }
 
 impl Layout {
-    pub(super) fn new(storage: Arc<dyn StorageMut>, settings: Settings) -> Result<Self> {
-        header::header(&settings, Places::default())?;
+    pub(super) fn new(
+        storage: Arc<dyn StorageMut>,
+        settings: Settings,
+        encryption: Option<NewEncryption>,
+    ) -> Result<Self> {
+        let luks = settings.luks.map(|_| LuksPlace { offset: 0, len: 0 });
+        let places = Places {
+            luks,
+            ..Places::default()
+        };
+        header::header(&settings, places)?;
         let packer = Arc::new(ClusterPacker::new(&settings)?);
         let geometry = settings.geometry;
         storage
@@ -46,6 +61,13 @@ impl Layout {
             .map_err(|source| storage.failed("truncate", 0, 0, source))?;
         let clusters = geometry.clusters(settings.size);
         let mut host = HostSpace::new(geometry);
+        let (luks, data) = match encryption {
+            None => (None, Arc::clone(&storage)),
+            Some(encryption) => {
+                let (place, data) = encryption.write(&storage, &mut host, &settings)?;
+                (Some(place), data)
+            }
+        };
         let preallocated = match settings.preallocation {
             Preallocation::Off => None,
             _ => Some(host.clusters(clusters)?),
@@ -54,6 +76,9 @@ impl Layout {
             tables: NewTables::new(geometry, clusters, preallocated),
             settings,
             storage,
+            data,
+            luks,
+            tail: None,
             packer,
             host,
         };
@@ -101,6 +126,10 @@ impl Layout {
             return Ok(());
         }
         if self.settings.version == Version::V2 {
+            if self.luks.is_some() {
+                let feature = "zeros that are not written, in an encrypted overlay of version 2";
+                return Err(Error::unsupported(FORMAT, feature));
+            }
             // There are no zero clusters: what is stored nowhere in a cluster of a new file reads as zeros.
             return self.place_plain(chunk).map(|_| ());
         }
@@ -123,6 +152,11 @@ impl Layout {
         };
         if self.tables.preallocated().is_some() && !self.geometry().extended_l2() {
             return Ok(host);
+        }
+        let missing =
+            (count << self.geometry().cluster_bits()).saturating_sub(self.settings.size - chunk);
+        if self.luks.is_some() && missing > 0 {
+            self.tail = Some((host + (self.settings.size - chunk), missing));
         }
         for (guest, len) in self.clusters_of(chunk) {
             let entry = L2Entry::data(host + (guest - chunk), true);
@@ -147,6 +181,16 @@ impl Layout {
         Ok(host)
     }
 
+    /// Makes zeros of what the last cluster has behind the disk's end: who lets the disk grow shows them.
+    fn write_tail(&self) -> Result<()> {
+        let Some((host, len)) = self.tail else {
+            return Ok(());
+        };
+        self.data
+            .write_zeros(host, len)
+            .map_err(|source| self.data.failed("write", host, len, source))
+    }
+
     /// Settles where the tables lie, and writes them.
     fn write_tables(&mut self) -> Result<Places> {
         let mut batch = Batch::new(&*self.storage);
@@ -159,6 +203,7 @@ impl Layout {
             refcount_table_offset: self.host.clusters(refcounts.table)?,
             refcount_table_clusters: refcounts.table,
             l1_table_offset: 0,
+            luks: self.luks,
         };
         let blocks_offset = self.host.clusters(refcounts.blocks)?;
         let places = Places {
@@ -235,7 +280,7 @@ impl ImageWriter for Layout {
     }
 
     fn storage(&self) -> Arc<dyn StorageMut> {
-        Arc::clone(&self.storage)
+        Arc::clone(&self.data)
     }
 
     fn place(&mut self, offset: u64, packed: Packed, len: u64) -> Result<Option<u64>> {
@@ -253,6 +298,7 @@ impl ImageWriter for Layout {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
+        self.write_tail()?;
         let places = self.write_tables()?;
         let size = self.host.end() << self.geometry().cluster_bits();
         let storage = &*self.storage;

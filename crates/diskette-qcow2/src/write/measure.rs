@@ -16,7 +16,10 @@ pub(super) fn measure(settings: &Settings, data: u64, bitmaps: Option<&[BitmapIn
     let disk = geometry.clusters(settings.size) * cluster_size;
     let l2_tables = geometry.l1_entries(settings.size);
     let l1_entries = round_up(l2_tables, cluster_size / 8).unwrap_or(l2_tables);
-    let tables = cluster_size + l2_tables * cluster_size + l1_entries * 8;
+    let luks = settings
+        .luks
+        .map_or(0, |luks| geometry.clusters(luks.header_len()));
+    let tables = cluster_size + (luks + l2_tables) * cluster_size + l1_entries * 8;
     let refcounts = refcount_clusters(geometry, (tables + disk) / cluster_size);
     let metadata = tables + refcounts.total() * cluster_size;
     Measure {

@@ -1,6 +1,7 @@
 //! Making QCOW2 images, and changing them.
 
 mod batch;
+mod encrypt;
 mod header;
 mod host;
 mod layout;
@@ -18,6 +19,7 @@ use diskette_core::{
 };
 
 use crate::{Qcow2, edit};
+use encrypt::NewEncryption;
 use layout::Layout;
 use options::{OPTIONS, Settings};
 
@@ -45,7 +47,9 @@ impl WritableFormat for Qcow2 {
         _parts: &dyn NewParts,
         what: &NewImage,
     ) -> Result<Box<dyn ImageWriter>> {
-        Ok(Box::new(Layout::new(to, Settings::new(what)?)?))
+        let settings = Settings::new(what)?;
+        let encryption = NewEncryption::new(&settings, what)?;
+        Ok(Box::new(Layout::new(to, settings, encryption)?))
     }
 
     fn edit(

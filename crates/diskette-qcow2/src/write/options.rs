@@ -5,12 +5,29 @@ use diskette_core::{
     BackingImage, Error, KIB, NewImage, OptionSpec, Options, Result, SECTOR, round_up,
 };
 
+use diskette_crypto::luks::{NewLuks, option_specs};
+
 use crate::FORMAT;
 use crate::geometry::Geometry;
 use crate::spec;
 
 /// The options, as qemu-img names them, and two of our own.
-pub(super) const OPTIONS: &[OptionSpec] = &[
+pub(super) const OPTIONS: &[OptionSpec] = &{
+    let of_luks = option_specs(true);
+    let mut all = [PLAIN_OPTIONS[0]; PLAIN_OPTIONS.len() + 8];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = if at < PLAIN_OPTIONS.len() {
+            PLAIN_OPTIONS[at]
+        } else {
+            of_luks[at - PLAIN_OPTIONS.len()]
+        };
+        at += 1;
+    }
+    all
+};
+
+const PLAIN_OPTIONS: &[OptionSpec] = &[
     option("backing_file", "name", "", "the image below"),
     option("backing_fmt", "format", "", "the format of the image below"),
     option(
@@ -40,8 +57,13 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     option("data_file", "name", "", "not supported yet"),
     option("data_file_raw", "on|off", "off", "not supported yet"),
-    option("encrypt.format", "aes|luks", "", "not supported yet"),
-    option("encryption", "on|off", "off", "not supported yet"),
+    option(
+        "encrypt.format",
+        "luks",
+        "",
+        "encrypt guest data; aes is only read",
+    ),
+    option("encryption", "on|off", "off", "aes, which is only read"),
     option(
         "extended_l2",
         "on|off",
@@ -98,6 +120,8 @@ pub(super) struct Settings {
     pub(super) compress: bool,
     pub(super) preallocation: Preallocation,
     pub(super) backing: Option<BackingImage>,
+    /// How guest data is to be enciphered.
+    pub(super) luks: Option<NewLuks>,
 }
 
 /// The version of the format.
@@ -154,14 +178,22 @@ impl Settings {
             compress: what.compress,
             preallocation: preallocation(options)?,
             backing: backing(what)?,
+            luks: luks(options)?,
         };
         settings.check_preallocation()?;
+        if settings.luks.is_some() && settings.compress {
+            return Err(invalid(
+                "encrypt.format",
+                "compressed data are not encrypted",
+            ));
+        }
         Ok(settings)
     }
 
     fn check_preallocation(&self) -> Result<()> {
         let why = match self.preallocation {
             Preallocation::Off => return Ok(()),
+            _ if self.luks.is_some() => "what is not written of an encrypted image reads as noise",
             _ if self.compress => "an image that is compressed cannot be preallocated",
             _ if self.backing.is_some() && !self.geometry.extended_l2() => {
                 "an overlay can only be preallocated with extended_l2=on"
@@ -175,10 +207,14 @@ impl Settings {
     pub(super) fn told(&self, options: &Options) -> Vec<(&'static str, String)> {
         let on_off = |flag| if flag { "on" } else { "off" }.to_owned();
         let given = |name| options.text(name).map(|text| (name, text.to_owned()));
-        let mut told = vec![
+        let mut told: Vec<_> = ENCRYPTION_TOLD
+            .iter()
+            .filter_map(|name| given(name))
+            .collect();
+        told.extend([
             ("cluster_size", self.geometry.cluster_size().to_string()),
             ("extended_l2", on_off(self.geometry.extended_l2())),
-        ];
+        ]);
         told.extend(given("preallocation"));
         told.push(("compression_type", self.compression.name().to_owned()));
         told.push(("size", self.asked_size.to_string()));
@@ -228,17 +264,50 @@ fn invalid(option: &str, why: &'static str) -> Error {
 }
 
 fn refuse_unsupported(options: &Options) -> Result<()> {
-    for name in ["data_file", "encrypt.format"] {
-        if options.text(name).is_some() {
-            return Err(invalid(name, "not supported yet"));
-        }
+    if options.text("data_file").is_some() {
+        return Err(invalid("data_file", "not supported yet"));
     }
-    for name in ["data_file_raw", "encryption"] {
-        if options.flag(FORMAT, name)? == Some(true) {
-            return Err(invalid(name, "not supported yet"));
-        }
+    if options.flag(FORMAT, "data_file_raw")? == Some(true) {
+        return Err(invalid("data_file_raw", "not supported yet"));
+    }
+    if options.flag(FORMAT, "encryption")? == Some(true) {
+        return Err(invalid(
+            "encryption",
+            "the old AES is read, but not made: take encrypt.format=luks",
+        ));
     }
     Ok(())
+}
+
+/// The options that `qemu-img create` tells before all others if they are given, in its order.
+const ENCRYPTION_TOLD: &[&str] = &[
+    "encrypt.format",
+    "encrypt.key-secret",
+    "encrypt.cipher-alg",
+    "encrypt.cipher-mode",
+    "encrypt.ivgen-alg",
+    "encrypt.ivgen-hash-alg",
+    "encrypt.hash-alg",
+    "encrypt.iter-time",
+    "encrypt.iterations",
+];
+
+fn luks(options: &Options) -> Result<Option<NewLuks>> {
+    match options.text("encrypt.format") {
+        Some("luks") => NewLuks::of_options(FORMAT, "encrypt.", options).map(Some),
+        Some("aes") => Err(invalid(
+            "encrypt.format",
+            "the old AES is read, but not made: take luks",
+        )),
+        Some(_) => Err(invalid("encrypt.format", "not luks")),
+        None => match options
+            .iter()
+            .find(|(name, _)| name.starts_with("encrypt."))
+        {
+            Some((name, _)) => Err(invalid(name, "needs encrypt.format=luks")),
+            None => Ok(None),
+        },
+    }
 }
 
 fn version(options: &Options) -> Result<Version> {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use diskette_codec::EncoderPool;
 use diskette_core::{Error, Packed, Packer, Result, Skipped, is_zero};
 
-use super::options::Settings;
+use super::options::{Settings, Version};
 use crate::FORMAT;
 
 /// Packs the clusters of one image.
@@ -14,6 +14,7 @@ pub(super) struct ClusterPacker {
     chunk_size: u32,
     /// `None` where nothing is to be compressed.
     encoders: Option<EncoderPool>,
+    skipped: Skipped,
 }
 
 impl ClusterPacker {
@@ -22,6 +23,7 @@ impl ClusterPacker {
             return Ok(Self {
                 chunk_size: (1_u32 << settings.geometry.cluster_bits()).max(LEAST_PLAIN),
                 encoders: None,
+                skipped: skipped(settings),
             });
         }
         let encoders = EncoderPool::new(settings.compression.encoding).map_err(|error| {
@@ -30,7 +32,17 @@ impl ClusterPacker {
         Ok(Self {
             chunk_size: 1 << settings.geometry.cluster_bits(),
             encoders: Some(encoders),
+            skipped: skipped(settings),
         })
+    }
+}
+
+/// Of an encrypted cluster nothing may stay unwritten; and version 2 cannot say of a cluster that it is zero.
+fn skipped(settings: &Settings) -> Skipped {
+    match (settings.luks, settings.version) {
+        (None, _) => Skipped::AllZeros,
+        (Some(_), Version::V2) if settings.backing.is_some() => Skipped::Nothing,
+        (Some(_), _) => Skipped::WholeChunks,
     }
 }
 
@@ -43,11 +55,11 @@ impl Packer for ClusterPacker {
     }
 
     fn skipped(&self) -> Skipped {
-        Skipped::AllZeros
+        self.skipped
     }
 
     fn pack(&self, _offset: u64, data: &[u8], out: &mut Vec<u8>) -> Result<Packed> {
-        if is_zero(data) {
+        if self.skipped != Skipped::Nothing && is_zero(data) {
             return Ok(Packed::Zero);
         }
         let Some(encoders) = &self.encoders else {

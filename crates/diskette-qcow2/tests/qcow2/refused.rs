@@ -85,7 +85,7 @@ fn each_field_of_the_header_that_lies_is_named() {
         ),
         (
             &[(35, &[1])],
-            "reading an encrypted image (AES) is not supported",
+            "option encrypt.key-secret: not given, and the image is encrypted",
         ),
         (
             &[(79, &[0x20])],

@@ -145,8 +145,16 @@ fn what_cannot_be_is_refused_by_the_name_of_the_option() {
             "option data_file_raw: not supported yet",
         ),
         (
-            "encrypt.format=luks",
-            "option encrypt.format: not supported yet",
+            "encrypt.format=aes",
+            "option encrypt.format: the old AES is read, but not made: take luks",
+        ),
+        (
+            "encrypt.cipher-alg=aes-128",
+            "option encrypt.cipher-alg: needs encrypt.format=luks",
+        ),
+        (
+            "encrypt.format=luks,preallocation=metadata",
+            "option preallocation: what is not written of an encrypted image reads as noise",
         ),
         ("nonsense=1", "option nonsense: no such option"),
     ] {
