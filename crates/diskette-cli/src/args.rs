@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use diskette::core::{BackingImage, FormatChoice, OpenOptions, Options, parse_size};
+use diskette::core::{BackingImage, FormatChoice, OpenOptions, Options, Secrets, parse_size};
 use diskette::engine::{Control, Progress};
 use diskette::storage::FolderResolver;
 
 use crate::cmd;
 use crate::failure::Failure;
+use crate::image_opts::ImageOpts;
+use crate::secrets;
 
 /// Inspects, makes and converts disk images, in qemu-img's words.
 #[derive(Debug, Parser)]
@@ -105,7 +107,7 @@ fn name_and_value(pair: &str) -> (&str, &str) {
     pair.split_once('=').unwrap_or((pair, "on"))
 }
 
-fn split_at_commas(text: &str) -> Vec<String> {
+pub(crate) fn split_at_commas(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(char) = chars.next() {
@@ -266,6 +268,14 @@ pub(crate) struct Opening {
     #[command(flatten)]
     pub(crate) container: Container,
 
+    /// What opens encrypted images: 'secret,id=ID,file=FILE' or 'secret,id=ID,data=TEXT', with format=base64 if it is
+    #[arg(long, value_name = "OBJECT")]
+    pub(crate) object: Vec<String>,
+
+    /// Images are not named, but described: 'driver=qcow2,encrypt.key-secret=ID,file.filename=FILE'
+    #[arg(long)]
+    pub(crate) image_opts: bool,
+
     /// Open what images refer to (backing files, extents, data files) in this folder too, not only in the image's own
     #[arg(long, value_name = "DIR")]
     pub(crate) allow_reference: Vec<PathBuf>,
@@ -282,7 +292,8 @@ pub(crate) struct Opening {
     #[arg(long)]
     pub(crate) ignore_parent_id: bool,
 
-    /// How the format is to read its images: 'force_size_calc=chs' or 'force_size_calc=current_size' for VPC (VHD)
+    /// How the format is to read its images: 'encrypt.key-secret=ID' for encrypted QCOW2, 'key-secret=ID' for LUKS,
+    /// 'force_size_calc=chs' or 'force_size_calc=current_size' for VPC (VHD)
     #[arg(long, value_name = "OPTIONS")]
     pub(crate) open_options: Vec<String>,
 
@@ -304,7 +315,36 @@ impl Opening {
         options.ignore_locks = self.force_share;
         options.format_options = self.format_options()?;
         self.container.set(&mut options);
+        options.secrets = self.secrets()?;
         Ok(options)
+    }
+
+    /// The file of an image that is named or, with --image-opts, described; and how it is to be opened.
+    pub(crate) fn image(
+        &self,
+        image: &Path,
+        format: Option<&str>,
+    ) -> diskette::core::Result<(PathBuf, OpenOptions)> {
+        match self.image_opts {
+            true => self.described(image),
+            false => Ok((image.to_owned(), self.options(format)?)),
+        }
+    }
+
+    /// The file of an image that is described, and how it is to be opened.
+    pub(crate) fn described(&self, image: &Path) -> diskette::core::Result<(PathBuf, OpenOptions)> {
+        let image = ImageOpts::parse(&image.to_string_lossy())?;
+        let mut options = self.options(image.format.as_deref())?;
+        options.ignore_locks |= image.force_share;
+        for (name, value) in image.options {
+            options.format_options.set(name, value);
+        }
+        Ok((image.path, options))
+    }
+
+    /// What opens encrypted images.
+    pub(crate) fn secrets(&self) -> diskette::core::Result<Secrets> {
+        secrets::parse(&self.object)
     }
 
     fn format_options(&self) -> diskette::core::Result<Options> {

@@ -131,6 +131,11 @@ fn hint(error: &Error) -> Option<&'static str> {
             Some("--allow-reference DIR allows the files of a folder, --trust allows all")
         }
         Error::WrongBacking { .. } => Some("--ignore-parent-id takes it all the same"),
+        Error::InvalidOption { name, why, .. }
+            if name.ends_with("key-secret") && why.starts_with("not given") =>
+        {
+            Some("--object secret,id=ID,file=FILE gives it, and --open-options or -o names its ID")
+        }
         Error::Ambiguous { .. } => Some("-f does so"),
         Error::SeveralDisks { .. } => Some("--disk chooses one"),
         Error::LimitExceeded { what, .. } if what.contains("spool") => {

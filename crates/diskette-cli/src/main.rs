@@ -5,10 +5,12 @@ mod cmd;
 mod container;
 mod failure;
 mod human;
+mod image_opts;
 mod json;
 mod options_help;
 mod progress;
 mod report;
+mod secrets;
 
 use std::process::ExitCode;
 

@@ -63,14 +63,14 @@ pub(crate) fn image_json(image: &ImageReport) -> Json {
         put("packed-by", packing.into());
     }
     put("actual-size", image.allocated().into());
-    if info.encrypted {
-        put("encrypted", true.into());
-    }
     if let Some(details) = &info.details {
         put(
             "format-specific",
             json!({"type": info.format, "data": json::details(details)}),
         );
+    }
+    if info.encrypted {
+        put("encrypted", true.into());
     }
     if let Some(name) = image.full_backing_name() {
         put("full-backing-filename", name.into());

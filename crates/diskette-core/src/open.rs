@@ -198,8 +198,10 @@ impl Registry {
         let mut from = Arc::clone(&storage);
         let mut seen = vec![storage.name().to_owned()];
         let mut chain = Chain::new(self.open(storage, options)?);
+        let mut options = options.clone();
         while let Some(reference) = chain.lowest().backing.clone() {
             options.limits.allow_layers(seen.len() as u64 + 1)?;
+            options.format_options = options.format_options.below();
             let storage = options.files.open(&reference, &*from)?;
             if seen.iter().any(|name| name == storage.name()) {
                 return Err(reference
@@ -209,7 +211,7 @@ impl Registry {
                 Arc::clone(&storage),
                 &reference,
                 chain.lowest().info.format,
-                options,
+                &options,
             )?;
             seen.push(storage.name().to_owned());
             from = storage;

@@ -61,6 +61,24 @@ impl Options {
         }
     }
 
+    /// The options for the image below: what stands behind "backing." counts there, and goes before what is given for all.
+    #[must_use]
+    pub fn below(&self) -> Self {
+        let for_it = |(name, value): &(String, String)| {
+            let name = name.strip_prefix("backing.")?;
+            Some((name.to_owned(), value.clone()))
+        };
+        let (own, of_below): (Vec<_>, Vec<_>) = self
+            .pairs
+            .iter()
+            .cloned()
+            .partition(|(name, _)| !name.starts_with("backing."));
+        let of_below = of_below.iter().filter_map(for_it);
+        Self {
+            pairs: own.into_iter().chain(of_below).collect(),
+        }
+    }
+
     /// An option as it was given.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
@@ -192,6 +210,25 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_image_below_has_options_of_its_own() {
+        let given = [
+            ("backing.backing.key", "3"),
+            ("backing.key", "2"),
+            ("key", "1"),
+            ("flag", "on"),
+        ];
+        let options: Options = given.into_iter().collect();
+        let below = options.below();
+        assert_eq!(
+            (options.text("key"), below.text("key")),
+            (Some("1"), Some("2"))
+        );
+        assert_eq!(below.below().text("key"), Some("3"));
+        assert_eq!(below.text("flag"), Some("on"));
+        assert_eq!(below.below().below().text("key"), Some("3"));
     }
 
     #[test]

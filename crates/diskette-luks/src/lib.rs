@@ -17,13 +17,21 @@ mod writer;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
-    SnapshotFormat, Storage, WritableFormat,
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec, RepairableFormat,
+    Result, SnapshotFormat, Storage, WritableFormat,
 };
 use diskette_crypto::{SecretOption, luks};
 
 /// The name by which this format is known.
 pub(crate) const FORMAT: &str = "luks";
+
+/// The options that are taken when an image is opened.
+pub const OPEN_OPTIONS: &[OptionSpec] = &[OptionSpec {
+    name: "key-secret",
+    takes: "id",
+    default: "",
+    help: "the secret that opens the image",
+}];
 
 /// The option that names the passphrase.
 pub(crate) const SECRET: SecretOption = SecretOption {

@@ -51,10 +51,18 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
-    SnapshotFormat, Storage, WritableFormat,
+    CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec, RepairableFormat,
+    Result, SnapshotFormat, Storage, WritableFormat,
 };
 use zerocopy::FromBytes;
+
+/// The options that are taken when an image is opened.
+pub const OPEN_OPTIONS: &[OptionSpec] = &[OptionSpec {
+    name: "encrypt.key-secret",
+    takes: "id",
+    default: "",
+    help: "the secret that opens an encrypted image",
+}];
 
 /// The name by which this format is known.
 pub(crate) const FORMAT: &str = "qcow2";

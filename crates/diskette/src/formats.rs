@@ -25,6 +25,14 @@ pub fn registry() -> &'static Registry {
 /// The options that formats take when an image is opened
 /// ([`format_options`](diskette_core::OpenOptions::format_options)). A format passes over those of others.
 #[must_use]
-pub const fn open_options() -> &'static [OptionSpec] {
-    diskette_vpc::OPEN_OPTIONS
+pub fn open_options() -> &'static [OptionSpec] {
+    static ALL: LazyLock<Vec<OptionSpec>> = LazyLock::new(|| {
+        let of_formats = [
+            diskette_luks::OPEN_OPTIONS,
+            diskette_qcow2::OPEN_OPTIONS,
+            diskette_vpc::OPEN_OPTIONS,
+        ];
+        of_formats.concat()
+    });
+    &ALL
 }

@@ -1,7 +1,7 @@
 //! `diskette check`: whether an image is consistent; and making it so.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -64,10 +64,10 @@ const LEAKING: u8 = 3;
 const NO_CHECK: u8 = 63;
 
 pub(crate) fn run(args: &Check) -> Outcome {
-    let options = args.opening.options(args.format.as_deref())?;
-    let mended = args.repair.map(|what| repair(args, what, &options));
+    let (path, options) = args.opening.image(&args.filename, args.format.as_deref())?;
+    let mended = args.repair.map(|what| repair(args, &path, what, &options));
     let mended = mended.transpose()?;
-    let checked = diskette::check(&args.filename, &options);
+    let checked = diskette::check(&path, &options);
     let (format, mut report) = checked.map_err(no_check)?;
     if let Some(mended) = mended {
         report.corruptions_fixed = mended.corruptions_fixed;
@@ -91,12 +91,17 @@ pub(crate) fn run(args: &Check) -> Outcome {
 }
 
 /// Mends the image, and tells what was wrong; what is still wrong is told by the check that follows.
-fn repair(args: &Check, what: What, options: &OpenOptions) -> Result<CheckReport, Failure> {
+fn repair(
+    args: &Check,
+    path: &Path,
+    what: What,
+    options: &OpenOptions,
+) -> Result<CheckReport, Failure> {
     let what = match what {
         What::Leaks => Repair::Leaks,
         What::All => Repair::All,
     };
-    let repaired = diskette::repair(&args.filename, what, options);
+    let repaired = diskette::repair(path, what, options);
     let (_, report) = repaired.map_err(no_check)?;
     if report.corruptions_fixed + report.leaks_fixed == 0 {
         return Ok(report);

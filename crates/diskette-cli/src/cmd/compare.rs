@@ -98,14 +98,17 @@ pub(crate) fn run(args: &Compare) -> Outcome {
 
 impl Compare {
     fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
-        let opened = self.opening.options(format).and_then(|mut options| {
-            // What is said of a container concerns the file that is one.
-            if !diskette::is_container(path, &options)? {
-                options.disk = None;
-                options.verify_manifest = false;
-            }
-            diskette::open_with(path, &options)
-        });
+        let opened = self
+            .opening
+            .image(path, format)
+            .and_then(|(path, mut options)| {
+                // What is said of a container concerns the file that is one.
+                if !diskette::is_container(&path, &options)? {
+                    options.disk = None;
+                    options.verify_manifest = false;
+                }
+                diskette::open_with(&path, &options)
+            });
         opened.map_err(|error| Failure::from(error).with_code(CANNOT_OPEN))
     }
 

@@ -71,6 +71,10 @@ pub(crate) struct Convert {
     #[arg(short, long)]
     no_create: bool,
 
+    /// The target of -n is not named, but described, as with --image-opts
+    #[arg(long, requires = "no_create")]
+    target_image_opts: bool,
+
     /// The target of -n reads as zeros: write none
     #[arg(long, requires = "no_create")]
     target_is_zero: bool,
@@ -174,6 +178,7 @@ impl Convert {
         }
         conversion.image.compress = self.compress;
         conversion.image.options = options.into_options();
+        conversion.image.secrets = self.opening.secrets()?;
         conversion.sync = self.target_cache != "unsafe";
         Ok(conversion)
     }
@@ -188,9 +193,11 @@ impl Convert {
             && !self.no_create
             && !has_backing
             && !self.verify
-            && let Some(disk) = diskette::open_one_pass(only, target, &self.opening()?)?
         {
-            return Ok(Source::OnePass(disk));
+            let (path, options) = self.opening(only)?;
+            if let Some(disk) = diskette::open_one_pass(&path, target, &options)? {
+                return Ok(Source::OnePass(disk));
+            }
         }
         let chains = self.open_all(sources)?;
         diskette::refuse_source_as_target(&chains, target)?;
@@ -205,15 +212,16 @@ impl Convert {
     }
 
     fn open(&self, path: &Path) -> Result<Chain, Failure> {
-        Ok(diskette::open_with(path, &self.opening()?)?)
+        let (path, options) = self.opening(path)?;
+        Ok(diskette::open_with(&path, &options)?)
     }
 
-    /// How sources are opened.
-    fn opening(&self) -> Result<OpenOptions, Failure> {
-        let mut options = self.opening.options(self.source_format.as_deref())?;
+    /// A source's file, and how it is opened.
+    fn opening(&self, path: &Path) -> Result<(PathBuf, OpenOptions), Failure> {
+        let (path, mut options) = self.opening.image(path, self.source_format.as_deref())?;
         options.snapshot = self.source_snapshot.as_deref().map(snapshot_name);
         options.salvage = self.salvage;
-        Ok(options)
+        Ok((path, options))
     }
 
     fn engine<'a>(
@@ -256,7 +264,8 @@ impl Convert {
 
     /// That the target reads as the source. It is left as it is: what is wrong with it may be worth a look.
     fn expect_equal(&self, source: &dyn BlockReader, target: &Path) -> Result<(), Failure> {
-        let written = diskette::open_with(target, &self.target_options()?)?;
+        let (target, options) = self.existing_target(target)?;
+        let written = diskette::open_with(&target, &options)?;
         let mut options = CompareOptions::default();
         options.control.threads = self.work.threads.map(NonZeroUsize::get);
         let compared = engine::compare(source, &written, &options);
@@ -269,11 +278,20 @@ impl Convert {
         }
     }
 
-    fn target_options(&self) -> Result<OpenOptions, Failure> {
+    /// The target's file, once it is there, and how it is to be opened.
+    fn existing_target(&self, target: &Path) -> Result<(PathBuf, OpenOptions), Failure> {
+        if self.target_image_opts {
+            return Ok(self.opening.described(target)?);
+        }
         let mut options = self.opening.options(None)?;
         options.format = FormatChoice::Named(self.target_format.clone());
         without_containers(&mut options);
-        Ok(options)
+        for (name, value) in self.options.parse()?.into_options().iter() {
+            if name.ends_with("key-secret") {
+                options.format_options.set(name, value);
+            }
+        }
+        Ok((target.to_owned(), options))
     }
 
     fn write(
@@ -285,7 +303,13 @@ impl Convert {
         if !self.no_create {
             return Ok(conversion.write(source, target)?);
         }
-        Ok(conversion.write_into(source, target, &self.target_options()?)?)
+        let (target, options) = self.existing_target(target)?;
+        let FormatChoice::Named(format) = &options.format else {
+            return Err(Failure::new("--target-image-opts: the driver is not named"));
+        };
+        let mut conversion = conversion.clone();
+        conversion.format.clone_from(format);
+        Ok(conversion.write_into(source, &target, &options)?)
     }
 }
 

@@ -86,6 +86,7 @@ pub(crate) fn run(args: &Create) -> Outcome {
     let mut image = NewImage::new(size);
     image.backing = backing;
     image.options = options.into_options();
+    image.secrets = args.opening.secrets()?;
     if !args.quiet {
         let settled = format.settled_options(&image)?;
         write!(

@@ -56,8 +56,10 @@ pub(crate) fn run(args: &Dd) -> Outcome {
             "both a source (if=) and a target (of=) must be given",
         ));
     };
-    let options = args.opening.options(args.format.as_deref())?;
-    let disk = diskette::open_with(source, &options)?;
+    let (path, options) = args
+        .opening
+        .image(source.as_ref(), args.format.as_deref())?;
+    let disk = diskette::open_with(&path, &options)?;
     diskette::refuse_source_as_target(std::slice::from_ref(&disk), target)?;
     let (start, len) = operands.range(disk.size(), source)?;
     let progress = progress::Meter::new(args.work.progress);

@@ -42,10 +42,10 @@ pub(crate) struct Digest {
 }
 
 pub(crate) fn run(args: &Digest) -> Outcome {
-    let options = args.opening.options(args.format.as_deref())?;
     let mut objects = Vec::new();
     for path in &args.filenames {
-        let disk = diskette::open_with(path, &options)?;
+        let (path, options) = args.opening.image(path, args.format.as_deref())?;
+        let disk = diskette::open_with(&path, &options)?;
         let progress = progress::Meter::new(args.work.progress);
         let tell = |at| progress.tell(at);
         let digests = engine::digest(&disk, &args.work.control(&tell));

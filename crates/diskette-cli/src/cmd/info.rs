@@ -42,16 +42,16 @@ pub(crate) struct Info {
 }
 
 pub(crate) fn run(args: &Info) -> Outcome {
-    let options = args.opening.options(args.format.as_deref())?;
+    let (path, options) = args.opening.image(&args.filename, args.format.as_deref())?;
     if options.disk.is_none()
         && let Some(container) = diskette::inspect_container(&args.filename, &options)?
     {
         return container::print(&container, args.output);
     }
     let images = if args.backing_chain {
-        diskette::inspect_chain(&args.filename, options)?
+        diskette::inspect_chain(&path, options)?
     } else {
-        vec![diskette::inspect(&args.filename, options)?]
+        vec![diskette::inspect(&path, options)?]
     };
     let mut out = io::stdout().lock();
     match args.output {

@@ -50,8 +50,8 @@ const SIGNS: usize = 64;
 const COLUMNS: usize = 480;
 
 pub(crate) fn run(args: &Inspect) -> Outcome {
-    let options = args.opening.options(args.format.as_deref())?;
-    let disk = diskette::open_with(&args.filename, &options)?;
+    let (path, options) = args.opening.image(&args.filename, args.format.as_deref())?;
+    let disk = diskette::open_with(&path, &options)?;
     let inspection = Inspection {
         name: args.filename.display().to_string(),
         contents: inside::contents(&disk)?,

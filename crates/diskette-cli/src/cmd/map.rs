@@ -47,9 +47,9 @@ pub(crate) struct Map {
 }
 
 pub(crate) fn run(args: &Map) -> Outcome {
-    let mut options = args.opening.options(args.format.as_deref())?;
+    let (path, mut options) = args.opening.image(&args.filename, args.format.as_deref())?;
     options.salvage = args.salvage;
-    let chain = diskette::open_with(&args.filename, &options)?;
+    let chain = diskette::open_with(&path, &options)?;
     let start = args.start_offset;
     let len = args.max_length.unwrap_or(u64::MAX);
     let entries = diskette::map(&chain, start, start.saturating_add(len));

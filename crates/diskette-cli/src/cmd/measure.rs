@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Measure) -> Outcome {
     image.options = options.into_options();
     let disk = match &args.filename {
         Some(path) => {
-            let mut options = args.opening.options(args.format.as_deref())?;
+            let (path, mut options) = args.opening.image(path, args.format.as_deref())?;
             options.snapshot = args.snapshot.as_deref().map(snapshot_name);
             Some(diskette::open_with(path, &options)?)
         }

@@ -123,21 +123,19 @@ enum Disk {
 
 impl Nbd {
     fn disk(&self) -> Result<Disk, Failure> {
-        let options = self.opening.options(self.format.as_deref())?;
+        let (path, options) = self.opening.image(&self.filename, self.format.as_deref())?;
         if !self.writable {
-            let disk = diskette::open_with(&self.filename, &options)?;
+            let disk = diskette::open_with(&path, &options)?;
             return Ok(Disk::ReadOnly(Arc::new(disk)));
         }
-        let format = diskette::inspect(&self.filename, options.clone())?
-            .info
-            .format;
+        let format = diskette::inspect(&path, options.clone())?.info.format;
         if format == "raw" && self.format.is_none() {
             return Err(Failure::new(
                 "a raw image that clients write must be named as one, with -f raw: they could make it look like \
                  another format",
             ));
         }
-        let disk = diskette::edit(&self.filename, &options)?;
+        let disk = diskette::edit(&path, &options)?;
         Ok(Disk::Writable(disk.into()))
     }
 

@@ -326,7 +326,9 @@ fn an_encrypted_image_shows_its_metadata_and_asks_for_its_secret() {
             .try_open(image, &crate::support::options())
             .unwrap_err();
         assert!(
-            error.to_string().contains("option encrypt.key-secret: not given"),
+            error
+                .to_string()
+                .contains("option encrypt.key-secret: not given"),
             "{error}"
         );
         let report = bench.check(image).unwrap();
