@@ -22,12 +22,13 @@ pub use seeds::seeds;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("open_raw", |data| open("raw", data)),
     ("open_qcow2", |data| open("qcow2", data)),
     ("open_vmdk", |data| open("vmdk", data)),
     ("open_vdi", |data| open("vdi", data)),
     ("open_vpc", |data| open("vpc", data)),
+    ("open_luks", |data| open("luks", data)),
     ("open_vhdx", |data| open("vhdx", data)),
     ("vhdx_sealed", vhdx_sealed),
     ("vpc_sealed", vpc_sealed),
@@ -161,9 +162,16 @@ fn options() -> OpenOptions {
     limits.descriptor_bytes = 1 << 16;
     limits.granule_bytes = 4 << 20;
     limits.snapshots = 16;
+    limits.key_iterations = 4000;
     let mut options = OpenOptions::default();
     options.limits = limits;
+    options.secrets.set("sec0", SECRET.to_vec());
+    options.format_options.set("key-secret", "sec0");
+    options.format_options.set("encrypt.key-secret", "sec0");
     options
 }
 
 const LARGEST_DISK: u64 = 4 << 20;
+
+/// What opens the seeds that are encrypted.
+pub const SECRET: &[u8] = b"hunter2";

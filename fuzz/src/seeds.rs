@@ -1,7 +1,10 @@
 //! Inputs to begin with: the images of `testdata`, and smaller ones of the builders.
 
 use std::fs;
+use std::sync::Arc;
 
+use diskette::core::{NewImage, NoParts, StorageMut};
+use diskette::storage::MemoryStorage;
 use diskette_testkit::golden::{images, testdata};
 use diskette_testkit::qcow2::{Cluster, Qcow2, Snapshot};
 use diskette_testkit::vdi::{FREE, Vdi, ZERO};
@@ -15,6 +18,7 @@ use crate::sealed::{BASES, CHANGES};
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     match target {
         "chain" => chains(),
+        "open_luks" => vec![("tiny".to_owned(), tiny_luks())],
         "open_ova" => archives(),
         "convert_roundtrip" => all_images()
             .into_iter()
@@ -216,6 +220,23 @@ fn tiny_qcow2() -> Vec<(&'static str, Qcow2)> {
                 .cluster(1, subclusters),
         ),
     ]
+}
+
+/// A disk of a few sectors behind the smallest header.
+fn tiny_luks() -> Vec<u8> {
+    let mut what = NewImage::new(2048)
+        .with_option("cipher-alg", "aes-128")
+        .with_option("cipher-mode", "cbc")
+        .with_option("iterations", "1000")
+        .with_option("key-secret", "sec0");
+    what.secrets.set("sec0", crate::SECRET.to_vec());
+    let format = diskette::registry().get("luks").expect("LUKS is known");
+    let writable = format.writable().expect("LUKS is written");
+    let memory = Arc::new(MemoryStorage::new(Vec::new()));
+    let to = Arc::clone(&memory) as Arc<dyn StorageMut>;
+    let image = writable.create(to, &NoParts, &what).expect("memory");
+    image.finish().expect("memory");
+    memory.to_vec()
 }
 
 fn tiny_vmdk() -> Vec<(&'static str, Vec<u8>)> {
