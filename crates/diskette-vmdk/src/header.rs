@@ -54,6 +54,13 @@ impl Header {
         Ok(header)
     }
 
+    /// The header in an image's first bytes.
+    pub(crate) fn parse_head(head: &[u8], limits: &Limits) -> Result<Self> {
+        let (raw, _) = spec::HostedHeader::ref_from_prefix(head)
+            .map_err(|_| Error::malformed(FORMAT, "header", 0, head.len() as u64, "cut short"))?;
+        Self::parse(raw, 0, limits)
+    }
+
     fn parse(raw: &spec::HostedHeader, at: u64, limits: &Limits) -> Result<Self> {
         let name = if at == 0 { "header" } else { "footer" };
         let field = |field: &str, offset: u64, value: U64| {

@@ -307,7 +307,7 @@ fn with_footer(storage: &dyn Storage, header: Header, cx: &OpenContext<'_>) -> R
 
 /// Bytes of the disk in a file that bears its own descriptor: those of the header, but VirtualBox rounds them up to a
 /// grain, and the extent's line has the true number.
-fn size_of_embedded(
+pub(crate) fn size_of_embedded(
     header: &Header,
     descriptor: &Descriptor,
     remarks: &mut Remarks,

@@ -22,6 +22,7 @@ mod grains;
 mod header;
 mod image;
 mod map;
+mod one_pass;
 mod probe;
 mod reader;
 mod redundant;

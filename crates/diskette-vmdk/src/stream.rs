@@ -180,7 +180,7 @@ impl Scan<'_> {
 }
 
 /// Bytes of a compressed grain with its marker. Data that do not compress may be a little longer than the grain.
-fn grain_len(size: u64, grain_size: u64, at: u64) -> Result<u64> {
+pub(crate) fn grain_len(size: u64, grain_size: u64, at: u64) -> Result<u64> {
     let size = Field::new(FORMAT, "marker.size", at + 8, size).within(1..=2 * grain_size)?;
     Ok(size + spec::GRAIN_MARKER_LEN)
 }
@@ -286,27 +286,32 @@ impl<L: Layout> Grains<L> {
         Ok(len)
     }
 
-    /// Inflates a grain. Only the last one of a disk may be short; what it lacks is zeros.
     fn inflate(&self, grain: StoredGrain, stored: &[u8], whole: &mut [u8]) -> Result<()> {
-        let at = grain.at + spec::GRAIN_MARKER_LEN;
-        let wrong =
-            |why: String| Error::malformed(FORMAT, "grain's data", at, stored.len() as u64, why);
-        let decoded =
-            decode(Codec::Zlib, stored, whole).map_err(|error| wrong(error.to_string()))?;
-        if !decoded.finished {
-            return Err(wrong(
-                "a zlib stream that does not end within a grain".to_owned(),
-            ));
-        }
-        let len = decoded.len as u64;
-        if len < grain.len {
-            return Err(wrong(format!("a zlib stream of only {len} bytes")));
-        }
-        if let Some(behind) = whole.get_mut(decoded.len..) {
-            behind.fill(0);
-        }
-        Ok(())
+        inflate_grain(stored, grain.at + spec::GRAIN_MARKER_LEN, grain.len, whole)
     }
+}
+
+/// Inflates a grain of `len` bytes, whose data lie at `at`. Only the last one of a disk may be short; what it lacks is
+/// zeros.
+pub(crate) fn inflate_grain(stored: &[u8], at: u64, len: u64, whole: &mut [u8]) -> Result<()> {
+    let wrong =
+        |why: String| Error::malformed(FORMAT, "grain's data", at, stored.len() as u64, why);
+    let decoded = decode(Codec::Zlib, stored, whole).map_err(|error| wrong(error.to_string()))?;
+    if !decoded.finished {
+        return Err(wrong(
+            "a zlib stream that does not end within a grain".to_owned(),
+        ));
+    }
+    if (decoded.len as u64) < len {
+        return Err(wrong(format!(
+            "a zlib stream of only {} bytes",
+            decoded.len
+        )));
+    }
+    if let Some(behind) = whole.get_mut(decoded.len..) {
+        behind.fill(0);
+    }
+    Ok(())
 }
 
 /// The first `len` bytes of a buffer that is made longer where it must be. `len` is at most some grains.

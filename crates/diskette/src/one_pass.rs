@@ -15,7 +15,7 @@ use crate::registry;
 use crate::write::refuse_as_target;
 
 /// The formats that have images which can be read in one pass.
-static STREAMED: &[&dyn StreamFormat] = &[&diskette_raw::Raw];
+static STREAMED: &[&dyn StreamFormat] = &[&diskette_raw::Raw, &diskette_vmdk::Vmdk];
 
 /// The disk in the compressed file at `path`, which is to be converted into `target`, if it can be read in one pass; `None` where the file is not compressed, or
 /// its image must be looked at in more than one place: then [`open_with`](crate::open_with) unpacks it into a spool.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use diskette::Conversion;
-use diskette::core::{BlockReader, Chain, FormatChoice, OpenOptions};
+use diskette::core::{BlockReader, Chain, Error, FormatChoice, OpenOptions};
 use diskette::engine::{
     self, CompareOptions, Comparison, Concat, ConvertOptions, OnePass, TopLayer,
 };
@@ -139,9 +139,13 @@ pub(crate) fn run(args: &Convert) -> Outcome {
     let tell = |at| progress.tell(at);
     let conversion = conversion.with_engine(args.engine(&tell));
     let done = match source {
-        Source::OnePass(disk) => conversion
-            .write_one_pass(disk, target)
-            .map_err(Failure::from),
+        Source::OnePass(disk) => match conversion.write_one_pass(disk, target) {
+            // It turned out not to be in the disk's order: it takes a look from several sides.
+            Err(Error::Unsupported { .. }) => args
+                .open_chains(sources, target)
+                .and_then(|chains| args.copy(&conversion, &chains, target)),
+            done => done.map_err(Failure::from),
+        },
         Source::Chains(chains) => args.copy(&conversion, &chains, target),
     };
     match &done {
@@ -199,9 +203,13 @@ impl Convert {
                 return Ok(Source::OnePass(disk));
             }
         }
+        self.open_chains(sources, target).map(Source::Chains)
+    }
+
+    fn open_chains(&self, sources: &[PathBuf], target: &Path) -> Result<Vec<Chain>, Failure> {
         let chains = self.open_all(sources)?;
         diskette::refuse_source_as_target(&chains, target)?;
-        Ok(Source::Chains(chains))
+        Ok(chains)
     }
 
     fn open_all(&self, sources: &[PathBuf]) -> Result<Vec<Chain>, Failure> {
