@@ -1,6 +1,7 @@
 //! What the fuzz targets do: each of them takes bytes, and must neither panic, nor hang, nor take much memory.
 
 mod files;
+mod repair;
 mod sealed;
 mod seeds;
 
@@ -15,6 +16,7 @@ use diskette_convert::{ConvertOptions, convert};
 use diskette_testkit::walk;
 
 pub use files::{Files, framed};
+pub use repair::qcow2_repair;
 pub use sealed::{vhdx_sealed, vpc_sealed};
 pub use seeds::seeds;
 
@@ -22,7 +24,7 @@ pub use seeds::seeds;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("open_raw", |data| open("raw", data)),
     ("open_qcow2", |data| open("qcow2", data)),
     ("open_vmdk", |data| open("vmdk", data)),
@@ -32,6 +34,7 @@ pub const TARGETS: [Target; 12] = [
     ("open_vhdx", |data| open("vhdx", data)),
     ("vhdx_sealed", vhdx_sealed),
     ("vpc_sealed", vpc_sealed),
+    ("qcow2_repair", qcow2_repair),
     ("open_ova", open_ova),
     ("chain", chain),
     ("convert_roundtrip", convert_roundtrip),

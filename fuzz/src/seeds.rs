@@ -25,6 +25,7 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             .zip([0, 0x41, 0x85, 0xc3].into_iter().cycle())
             .map(|((name, _, bytes), flavour)| (name, [vec![flavour], bytes].concat()))
             .collect(),
+        "qcow2_repair" => crate::repair::seeds(),
         "vhdx_sealed" => (0..BASES)
             .map(|which| {
                 (
@@ -171,7 +172,7 @@ fn tiny_vpc() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn tiny_qcow2() -> Vec<(&'static str, Qcow2)> {
+pub(crate) fn tiny_qcow2() -> Vec<(&'static str, Qcow2)> {
     let data = || Cluster::Data(b"data".to_vec());
     // One last block of deflate's fixed code: a zero, and copies of it up to 512 bytes.
     let zeros = vec![0x63, 0x60, 0x18, 0x05, 0xa3, 0x60, 0x14, 0x0c, 0x00];
