@@ -8,6 +8,7 @@ mod human;
 mod image_opts;
 mod json;
 mod options_help;
+mod pipes;
 mod progress;
 mod report;
 mod secrets;

@@ -14,8 +14,8 @@ pub(crate) struct Meter(Shown);
 enum Shown {
     Nothing,
     Bar(ProgressBar),
-    /// The percent that were told last.
-    Percent(Mutex<Option<f64>>),
+    /// The percent that were told last, and where they are printed.
+    Percent(Mutex<Option<f64>>, fn() -> Box<dyn Write>),
 }
 
 /// Percent between two lines.
@@ -26,7 +26,16 @@ impl Meter {
         Self(match wanted {
             false => Shown::Nothing,
             true if io::stdout().is_terminal() && io::stderr().is_terminal() => Shown::Bar(bar()),
-            true => Shown::Percent(Mutex::new(None)),
+            true => Shown::Percent(Mutex::new(None), || Box::new(io::stdout())),
+        })
+    }
+
+    /// The same, but that nothing goes to the standard output, which is taken.
+    pub(crate) fn beside(wanted: bool) -> Self {
+        Self(match wanted {
+            false => Shown::Nothing,
+            true if io::stderr().is_terminal() => Shown::Bar(bar()),
+            true => Shown::Percent(Mutex::new(None), || Box::new(io::stderr())),
         })
     }
 
@@ -37,11 +46,11 @@ impl Meter {
                 bar.set_length(progress.total);
                 bar.set_position(progress.done);
             }
-            Shown::Percent(told) => {
+            Shown::Percent(told, out) => {
                 let Ok(mut told) = told.lock() else { return };
                 let now = percent(progress);
                 if told.is_none_or(|told| now >= told + STEP || now >= 100.0 && told < 100.0) {
-                    print_percent(now);
+                    print_percent(out(), now);
                     *told = Some(now);
                 }
             }
@@ -51,10 +60,10 @@ impl Meter {
     /// Shows that all is done.
     pub(crate) fn complete(&self) {
         match &self.0 {
-            Shown::Percent(told) => {
+            Shown::Percent(told, out) => {
                 let told = told.lock().ok().and_then(|told| *told);
                 if told.is_none_or(|told| told < 100.0) {
-                    print_percent(100.0);
+                    print_percent(out(), 100.0);
                 }
             }
             Shown::Nothing | Shown::Bar(_) => {}
@@ -67,8 +76,8 @@ impl Meter {
         match &self.0 {
             Shown::Nothing => {}
             Shown::Bar(bar) => bar.finish_and_clear(),
-            Shown::Percent(_) => {
-                let _ = writeln!(io::stdout());
+            Shown::Percent(_, out) => {
+                let _ = writeln!(out());
             }
         }
     }
@@ -91,8 +100,7 @@ fn percent(progress: Progress) -> f64 {
     }
 }
 
-fn print_percent(percent: f64) {
-    let mut out = io::stdout();
+fn print_percent(mut out: Box<dyn Write>, percent: f64) {
     // Whoever does not listen misses nothing that matters.
     let _ = write!(out, "    ({percent:.2}/100%)\r");
     let _ = out.flush();

@@ -1,12 +1,13 @@
-//! Disks that come once, from the first byte to the last: out of a pipe, or of a decompressor.
+//! Disks that come once, from the first byte to the last: out of a pipe, or of a decompressor; and images that go so.
 //!
 //! An image that is laid out in guest order needs no other look at what has passed. Whoever has such an image as a
 //! [`ByteStream`] asks its format, a [`StreamFormat`], for the disk as a [`DiskStream`].
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Format, OpenContext, Result};
+use crate::{Format, ImageWriter, NewImage, OpenContext, Result, StorageMut, WritableFormat};
 
 /// Bytes that come once, in order.
 pub trait ByteStream: Debug + Send {
@@ -60,4 +61,20 @@ pub struct StoredRun {
 pub trait RunDecoder: Debug + Send + Sync {
     /// Fills `buf` with the bytes of `run` from `within` on.
     fn decode(&self, run: &StoredRun, buf: &mut [u8], within: u64) -> Result<()>;
+}
+
+/// A format of which images can be written from their first byte to their last: into a pipe, or into a file of an archive.
+pub trait SequentialFormat: WritableFormat {
+    /// A new image, to be filled in guest order. All that is written lies behind what was written before; what is passed
+    /// over reads as zeros. [`Error::Unsupported`](crate::Error::Unsupported) where `what` asks for an image that cannot
+    /// be written so.
+    ///
+    /// `data` are the ranges of the disk, in ascending order, outside of which it holds zeros, if these are known ahead: a
+    /// format whose tables come first needs them.
+    fn create_in_order(
+        &self,
+        to: Arc<dyn StorageMut>,
+        what: &NewImage,
+        data: Option<&[Range<u64>]>,
+    ) -> Result<Box<dyn ImageWriter>>;
 }

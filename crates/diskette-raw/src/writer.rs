@@ -1,12 +1,13 @@
 //! Raw images made and changed.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use diskette_core::{
-    BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, NewParts, OpenContext,
-    OptionSpec, Packed, Packer, Result, SECTOR, Skipped, SnapshotWriter, StorageExt, StorageMut,
-    WritableFormat, check_range, round_up,
+    BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, NewParts, NoParts,
+    OpenContext, OptionSpec, Packed, Packer, Result, SECTOR, SequentialFormat, Skipped,
+    SnapshotWriter, StorageExt, StorageMut, WritableFormat, check_range, round_up,
 };
 
 use crate::reader::{extent_at, read_extent};
@@ -104,6 +105,22 @@ impl WritableFormat for Raw {
             storage: image,
             size: AtomicU64::new(size),
         }))
+    }
+}
+
+impl SequentialFormat for Raw {
+    fn create_in_order(
+        &self,
+        to: Arc<dyn StorageMut>,
+        what: &NewImage,
+        _data: Option<&[Range<u64>]>,
+    ) -> Result<Box<dyn ImageWriter>> {
+        match Plan::of(what)?.preallocation {
+            Preallocation::Off => self.create(to, &NoParts, what),
+            Preallocation::Falloc | Preallocation::Full => {
+                Err(Error::unsupported(FORMAT, "preallocation in a stream"))
+            }
+        }
     }
 }
 

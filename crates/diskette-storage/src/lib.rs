@@ -7,6 +7,7 @@
 //! | [`NewFile`] | a file that appears under its name when it is whole, or not at all |
 //! | [`NewFiles`] | several such files: all of them appear, or none |
 //! | [`MemoryStorage`] | bytes in memory |
+//! | [`SequentialStorage`] | bytes that are passed on in ascending order: into a pipe |
 //! | [`SubStorage`] | a part of another storage |
 //! | [`Unpacker`] | what a compressed file holds, as a stream; [`spool`] makes a storage of one |
 //! | [`Ova`] | the disks in an OVA, each a part of its file |
@@ -28,6 +29,7 @@ mod mmap;
 mod new_file;
 mod new_files;
 mod ova;
+mod sequential;
 mod spool;
 mod sub;
 mod unpack;
@@ -42,6 +44,7 @@ pub use mmap::MappedStorage;
 pub use new_file::NewFile;
 pub use new_files::NewFiles;
 pub use ova::{Compression, ManifestEntry, Ova, OvaDisk, Verdict};
+pub use sequential::SequentialStorage;
 pub use spool::spool;
 pub use sub::SubStorage;
 pub use unpack::{Packing, Unpacker};

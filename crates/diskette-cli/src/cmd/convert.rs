@@ -16,12 +16,14 @@ use crate::args::{
     FormatOptions, Opening, Work, backing, cache_mode, size, snapshot_name, without_containers,
 };
 use crate::failure::{Failure, Outcome};
+use crate::pipes::{self, Pipe};
 use crate::{options_help, progress};
 
 /// Copy a disk into an image of another format
 ///
 /// The new image is written beside its final name and gets it at the end: there is a whole image, or what was there
-/// before. Several sources are put one after another. Compressed sources (gzip, xz, zstd, bzip2) are unpacked on the way.
+/// before. Several sources are put one after another. The target '-' is the standard output, which takes raw images,
+/// streamOptimized VMDK and QCOW2. Compressed sources (gzip, xz, zstd, bzip2) are unpacked on the way.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "diskette convert [OPTIONS] <SOURCE>... <TARGET>",
@@ -31,6 +33,7 @@ Examples:
   diskette convert --disk 0 --verify-manifest -O qcow2 machine.ova machine.qcow2
   diskette convert -O qcow2 disk.raw.xz disk.qcow2
   diskette convert -c -O qcow2 -o compression_type=zstd disk.raw disk.qcow2
+  diskette convert -O vmdk router.qcow2 - | ssh host 'cat > router.vmdk'
   diskette convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 moved-overlay.qcow2
   diskette convert -O qcow2 -o help"
 )]
@@ -135,10 +138,17 @@ pub(crate) fn run(args: &Convert) -> Outcome {
     let has_backing = conversion.image.backing.is_some();
     let source = args.open_source(sources, target, has_backing)?;
 
-    let progress = progress::Meter::new(args.work.progress && !args.quiet);
+    let wanted = args.work.progress && !args.quiet;
+    let progress = match pipes::is_output(target) {
+        true => progress::Meter::beside(wanted),
+        false => progress::Meter::new(wanted),
+    };
     let tell = |at| progress.tell(at);
     let conversion = conversion.with_engine(args.engine(&tell));
     let done = match source {
+        Source::OnePass(disk) if pipes::is_output(target) => {
+            args.pass_on(&conversion, disk, target)
+        }
         Source::OnePass(disk) => match conversion.write_one_pass(disk, target) {
             // It turned out not to be in the disk's order: it takes a look from several sides.
             Err(Error::Unsupported { .. }) => args
@@ -165,6 +175,11 @@ enum Source {
 
 impl Convert {
     fn conversion(&self, target: &Path) -> Result<Conversion<'static>, Failure> {
+        if pipes::is_output(target) && (self.no_create || self.verify) {
+            return Err(Failure::new(
+                "-n and --verify need a target that can be read, and a pipe cannot",
+            ));
+        }
         let mut options = self.options.parse()?;
         if self.no_create && !options.is_empty() {
             return Err(Failure::new(
@@ -243,6 +258,17 @@ impl Convert {
         engine
     }
 
+    /// From one pipe, or a compressed file, into another.
+    fn pass_on(
+        &self,
+        conversion: &Conversion<'_>,
+        source: OnePass,
+        target: &Path,
+    ) -> Result<(), Failure> {
+        let Pipe { name, file } = pipes::output(target)?;
+        Ok(conversion.write_one_pass_in_order(source, &name, Box::new(file))?)
+    }
+
     fn copy(
         &self,
         conversion: &Conversion<'_>,
@@ -308,6 +334,10 @@ impl Convert {
         source: &dyn BlockReader,
         target: &Path,
     ) -> Result<(), Failure> {
+        if pipes::is_output(target) {
+            let Pipe { name, file } = pipes::output(target)?;
+            return Ok(conversion.write_in_order(source, &name, Box::new(file))?);
+        }
         if !self.no_create {
             return Ok(conversion.write(source, target)?);
         }

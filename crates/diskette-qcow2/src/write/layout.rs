@@ -247,7 +247,7 @@ fn write_l2_tables(
 }
 
 /// Writes the refcount table, and its blocks behind it.
-fn write_refcounts(
+pub(super) fn write_refcounts(
     host: &HostSpace,
     geometry: Geometry,
     places: Places,

@@ -4,6 +4,7 @@ mod batch;
 mod encrypt;
 mod header;
 mod host;
+mod in_order;
 mod layout;
 mod measure;
 mod options;
@@ -11,15 +12,17 @@ mod pack;
 mod refcounts;
 mod tables;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockWriter, ImageWriter, Measure, NewImage, NewParts, OpenContext, OptionSpec,
-    Result, StorageMut, WritableFormat,
+    Result, SequentialFormat, StorageMut, WritableFormat,
 };
 
 use crate::{Qcow2, edit};
 use encrypt::NewEncryption;
+use in_order::InOrder;
 use layout::Layout;
 use options::{OPTIONS, Settings};
 
@@ -59,5 +62,16 @@ impl WritableFormat for Qcow2 {
         cx: &OpenContext<'_>,
     ) -> Result<Box<dyn BlockWriter>> {
         edit::open(image, below, cx)
+    }
+}
+
+impl SequentialFormat for Qcow2 {
+    fn create_in_order(
+        &self,
+        to: Arc<dyn StorageMut>,
+        what: &NewImage,
+        data: Option<&[Range<u64>]>,
+    ) -> Result<Box<dyn ImageWriter>> {
+        Ok(Box::new(InOrder::new(to, Settings::new(what)?, data)?))
     }
 }

@@ -13,11 +13,12 @@ mod stream;
 mod table;
 mod text;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, ImageWriter, Measure, NewImage, NewParts, OpenContext,
-    OptionSpec, Result, StorageExt, StorageMut, WritableFormat,
+    OptionSpec, Result, SequentialFormat, StorageExt, StorageMut, WritableFormat,
 };
 
 use crate::{FORMAT, Vmdk};
@@ -70,6 +71,29 @@ impl WritableFormat for Vmdk {
             FORMAT,
             "writing into an image that is there",
         ))
+    }
+}
+
+impl SequentialFormat for Vmdk {
+    /// A stream is what is meant, where nothing is said.
+    fn create_in_order(
+        &self,
+        to: Arc<dyn StorageMut>,
+        what: &NewImage,
+        _data: Option<&[Range<u64>]>,
+    ) -> Result<Box<dyn ImageWriter>> {
+        let mut what = what.clone();
+        if what.options.text("subformat").is_none() {
+            what.options.set("subformat", "streamOptimized");
+        }
+        let settings = Settings::new(&what)?;
+        match settings.subformat {
+            Subformat::StreamOptimized => Ok(Box::new(Stream::new(to, settings)?)),
+            _ => Err(Error::unsupported(
+                FORMAT,
+                "a stream of another subformat than streamOptimized",
+            )),
+        }
     }
 }
 
