@@ -70,6 +70,29 @@ impl Bench {
         answer.into()
     }
 
+    /// Runs our command with what `cat` makes of files at its input.
+    fn fed(&self, files: &str, args: &str) -> Answer {
+        let mut cat = std::process::Command::new("cat")
+            .current_dir(self.path())
+            .args(files.split(' '))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let pipe = cat.stdout.take().unwrap();
+        let mut ours = command(self.path());
+        let answer = ours.args(args.split(' ')).stdin(pipe).output().unwrap();
+        drop(ours);
+        cat.wait().unwrap();
+        answer.into()
+    }
+
+    fn pack(&self, packer: &Tool, name: &str, to: &str) {
+        let path = self.path().join(name);
+        let packed = packer.output(["-c", "-1", path.to_str().unwrap()]);
+        fs::write(self.path().join(to), packed.stdout).unwrap();
+    }
+
     fn assert_same(&self, name: &str) {
         let told = self.theirs(&format!("compare -f raw disk.raw {name}"));
         assert!(told.contains("identical"), "{name}: {told}");
@@ -174,4 +197,129 @@ fn a_named_pipe_is_a_pipe() {
     cat.wait().unwrap();
     assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""));
     bench.assert_same("out");
+}
+
+/// What is told where an image must be kept meanwhile.
+const KEPT: &str = "diskette: standard input: cannot be read in one pass: it is kept in an unnamed file meanwhile\n";
+
+#[test]
+fn a_stream_optimized_image_is_read_as_it_comes() {
+    let Some(bench) = Bench::new() else { return };
+    let made = ours(
+        bench.path(),
+        "convert -O vmdk -o subformat=streamOptimized disk.raw own.vmdk".split(' '),
+    );
+    assert_eq!(made.code, Some(0));
+    for how in ["-O raw", "-O qcow2", "-c -O qcow2", "-O vdi", "-O vhdx"] {
+        let answer = bench.fed("own.vmdk", &format!("convert {how} - out"));
+        assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""), "{how}");
+        bench.assert_same("out");
+    }
+    let Some(gzip) = Tool::find("gzip") else {
+        return;
+    };
+    bench.pack(&gzip, "own.vmdk", "own.vmdk.gz");
+    let answer = bench.fed("own.vmdk.gz", "convert -O qcow2 - out");
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""));
+    bench.assert_same("out");
+    let answer = ours(
+        bench.path(),
+        ["convert", "-O", "qcow2", "own.vmdk.gz", "out"],
+    );
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""));
+    bench.assert_same("out");
+}
+
+#[test]
+fn what_comes_by_a_pipe_goes_into_another() {
+    let Some(bench) = Bench::new() else { return };
+    bench.piped("convert -O vmdk disk.raw -", "own.vmdk");
+    for how in ["-O raw", "-O vmdk"] {
+        let program = env!("CARGO_BIN_EXE_diskette");
+        let line = format!("cat own.vmdk | '{program}' convert {how} - - | cat > out");
+        let mut shell = std::process::Command::new("sh");
+        let answer: Answer = shell
+            .current_dir(bench.path())
+            .args(["-c", &line])
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(answer.err, "", "{how}");
+        bench.assert_same("out");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_as_it_comes_is_kept_meanwhile_and_that_is_told() {
+    let Some(bench) = Bench::new() else { return };
+    let mut sources = vec!["disk.raw", "disk.qcow2", "zlib.qcow2", "stream.vmdk"];
+    if let Some(gzip) = Tool::find("gzip") {
+        bench.pack(&gzip, "zlib.qcow2", "zlib.qcow2.gz");
+        bench.pack(&gzip, "disk.raw", "disk.raw.gz");
+        sources.extend(["zlib.qcow2.gz", "disk.raw.gz"]);
+    }
+    for source in sources {
+        let answer = bench.fed(source, "convert -O qcow2 - out");
+        assert_eq!(
+            (answer.code, answer.err.as_str()),
+            (Some(0), KEPT),
+            "{source}"
+        );
+        bench.assert_same("out");
+        let answer = bench.fed(source, "convert -q -O raw - out");
+        assert_eq!(
+            (answer.code, answer.err.as_str()),
+            (Some(0), ""),
+            "{source}"
+        );
+        bench.assert_same("out");
+    }
+}
+
+#[test]
+fn a_raw_disk_of_known_size_is_read_as_it_comes() {
+    let Some(bench) = Bench::new() else { return };
+    let args = "convert --source-size 20971008 -O qcow2 - out";
+    let answer = bench.fed("disk.raw", args);
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""));
+    bench.assert_same("out");
+    for wrong in ["20970496", "20971520"] {
+        let args = format!("convert --source-size {wrong} -O qcow2 - wrong");
+        let answer = bench.fed("disk.raw", &args);
+        assert_eq!(answer.code, Some(1), "{wrong}");
+        assert!(!bench.path().join("wrong").exists());
+    }
+}
+
+#[test]
+fn a_file_at_the_standard_input_is_read_as_a_file() {
+    let Some(bench) = Bench::new() else { return };
+    let file = File::open(bench.path().join("disk.qcow2")).unwrap();
+    let mut ours = command(bench.path());
+    let args = ["convert", "-O", "raw", "-", "out"];
+    let answer: Answer = ours.args(args).stdin(file).output().unwrap().into();
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""));
+    bench.assert_same("out");
+}
+
+#[test]
+fn a_stream_that_was_cut_short_makes_no_image() {
+    let Some(bench) = Bench::new() else { return };
+    bench.piped("convert -O vmdk disk.raw -", "own.vmdk");
+    let whole = fs::read(bench.path().join("own.vmdk")).unwrap();
+    for len in (1..=whole.len() / 512).rev().step_by(7) {
+        fs::write(bench.path().join("cut"), &whole[..len * 512 - 1]).unwrap();
+        let answer = bench.fed("cut", "convert -q -f vmdk -O qcow2 - out");
+        assert_eq!(answer.code, Some(1), "{len}: {}", answer.err);
+        assert!(!bench.path().join("out").exists(), "{len}");
+    }
+}
+
+#[test]
+fn an_image_that_comes_by_a_pipe_leads_to_no_other_file() {
+    let Some(bench) = Bench::new() else { return };
+    bench.theirs("create -q -f qcow2 -b disk.qcow2 -F qcow2 top.qcow2");
+    let answer = bench.fed("top.qcow2", "convert -q --trust -O raw - out");
+    assert_eq!(answer.code, Some(1));
+    assert!(answer.err.contains("refused"), "{}", answer.err);
 }

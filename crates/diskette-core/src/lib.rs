@@ -59,7 +59,9 @@ pub use reference::{Mark, NoReferences, Reference, Resolver, Role};
 pub use secrets::Secrets;
 pub use snapshot::{NewSnapshot, SnapshotWriter};
 pub use storage::{Run, RunKind, Storage, StorageExt, StorageMut};
-pub use stream::{ByteStream, DiskStream, RunDecoder, SequentialFormat, StoredRun, StreamFormat};
+pub use stream::{
+    ByteStream, DiskStream, Passes, RunDecoder, SequentialFormat, StoredRun, StreamFormat,
+};
 pub use table::Table;
 pub use units::{GIB, KIB, MIB, SECTOR, TIB, round_down, round_up};
 pub use writer::{

@@ -18,17 +18,31 @@ pub trait ByteStream: Debug + Send {
     fn read(&mut self, buf: &mut [u8]) -> Result<usize>;
 }
 
+/// How often an image must be gone through. Complete by nature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// Once.
+    One,
+    /// Once, if its length is known before.
+    OneOfKnownLen,
+    /// More than once: it is to be kept somewhere, and read as a file.
+    More,
+}
+
 /// A format that has images which can be read in one pass.
 pub trait StreamFormat: Format {
-    /// The disk in a stream of `len` bytes, if these are known; `None` where the image, which begins with `head`, cannot
-    /// be read in one pass. The stream begins with `head`, too.
+    /// How often an image that begins with `head` must be gone through.
+    fn passes(&self, head: &[u8], cx: &OpenContext<'_>) -> Passes;
+
+    /// The disk in a stream of `len` bytes, if these are known. It begins with `head`, of which [`passes`](Self::passes) has
+    /// said that once is enough.
     fn open_stream(
         &self,
         head: &[u8],
         bytes: Box<dyn ByteStream>,
         len: Option<u64>,
         cx: &OpenContext<'_>,
-    ) -> Result<Option<Box<dyn DiskStream>>>;
+    ) -> Result<Box<dyn DiskStream>>;
 }
 
 /// A disk that comes once, in guest order.

@@ -3,31 +3,34 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    ByteStream, DiskStream, Error, KIB, OpenContext, Result, RunDecoder, SECTOR, StoredRun,
+    ByteStream, DiskStream, Error, KIB, OpenContext, Passes, Result, RunDecoder, SECTOR, StoredRun,
     StreamFormat, is_zero, round_up,
 };
 
 use crate::{FORMAT, Raw};
 
 impl StreamFormat for Raw {
+    fn passes(&self, _head: &[u8], _cx: &OpenContext<'_>) -> Passes {
+        Passes::OneOfKnownLen // Nobody knows the disk's size before the end.
+    }
+
     fn open_stream(
         &self,
         _head: &[u8],
         bytes: Box<dyn ByteStream>,
         len: Option<u64>,
         _cx: &OpenContext<'_>,
-    ) -> Result<Option<Box<dyn DiskStream>>> {
-        let Some(len) = len else {
-            return Ok(None); // Nobody knows the disk's size before the end.
-        };
+    ) -> Result<Box<dyn DiskStream>> {
+        let unknown = || Error::unsupported(FORMAT, "a stream whose length is not known");
+        let len = len.ok_or_else(unknown)?;
         let size = round_up(len, SECTOR)
             .ok_or_else(|| Error::unsupported(FORMAT, "a size of 2^64 bytes"))?;
-        Ok(Some(Box::new(Stream {
+        Ok(Box::new(Stream {
             bytes,
             len,
             size,
             at: 0,
-        })))
+        }))
     }
 }
 

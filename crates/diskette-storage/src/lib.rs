@@ -10,6 +10,7 @@
 //! | [`SequentialStorage`] | bytes that are passed on in ascending order: into a pipe |
 //! | [`SubStorage`] | a part of another storage |
 //! | [`Unpacker`] | what a compressed file holds, as a stream; [`spool`] makes a storage of one |
+//! | [`ReadStream`] | what comes out of a pipe, as a stream; [`HeadStream`] is one that begins anew |
 //! | [`Ova`] | the disks in an OVA, each a part of its file |
 //! | [`UnsyncedStorage`] | another storage, never synced |
 #![cfg_attr(
@@ -31,6 +32,7 @@ mod new_files;
 mod ova;
 mod sequential;
 mod spool;
+mod stream;
 mod sub;
 mod unpack;
 mod unsynced;
@@ -46,6 +48,7 @@ pub use new_files::NewFiles;
 pub use ova::{Compression, ManifestEntry, Ova, OvaDisk, Verdict};
 pub use sequential::SequentialStorage;
 pub use spool::spool;
+pub use stream::{HeadStream, ReadStream};
 pub use sub::SubStorage;
 pub use unpack::{Packing, Unpacker};
 pub use unsynced::UnsyncedStorage;

@@ -92,16 +92,35 @@ const XZ_MEMORY_KIB: u32 = 128 << 10;
 impl Unpacker {
     /// Unpacks `storage`, which is compressed by `packing`.
     pub fn new(storage: Arc<dyn Storage>, packing: Packing, limits: &Limits) -> Result<Self> {
-        let name = storage.name().to_owned();
+        let stored = Stored {
+            size: storage.total_size()?,
+            storage,
+            at: 0,
+        };
+        Self::of_stream(Box::new(stored), packing, limits)
+    }
+
+    /// Unpacks what comes by `bytes`, and is compressed by `packing`.
+    pub fn of_stream(
+        bytes: Box<dyn ByteStream>,
+        packing: Packing,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let name = bytes.name().to_owned();
         let source = Arc::new(Source::default());
         let packed = Packed {
-            size: storage.total_size()?,
-            storage: Arc::clone(&storage),
+            bytes,
             source: Arc::clone(&source),
         };
         let packed = BufReader::with_capacity(PIECE, packed);
         let decoder = decoder(packing, packed);
-        let decoder = decoder.map_err(|why| storage.failed("unpack", 0, 0, why))?;
+        let decoder = decoder.map_err(|source| Error::Io {
+            storage: name.clone(),
+            op: "unpack",
+            offset: 0,
+            len: 0,
+            source,
+        })?;
         let decoder = decoder.ok_or_else(|| Error::unsupported("zstd", "a build without it"))?;
         Ok(Self {
             name,
@@ -189,24 +208,42 @@ impl fmt::Debug for Unpacker {
 
 /// The compressed bytes.
 struct Packed {
-    storage: Arc<dyn Storage>,
-    size: u64,
+    bytes: Box<dyn ByteStream>,
     source: Arc<Source>,
 }
 
 impl Read for Packed {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let at = self.source.taken.load(Ordering::Relaxed);
-        let left = usize::try_from(self.size.saturating_sub(at)).unwrap_or(usize::MAX);
-        let len = left.min(buf.len());
-        let read = self.storage.read_at(&mut buf[..len], at);
-        if read.is_err() {
+        let came = self.bytes.read(buf).map_err(|error| {
             self.source.failed.store(true, Ordering::Relaxed);
-        }
-        read?;
-        self.source
-            .taken
-            .store(at.saturating_add(len as u64), Ordering::Relaxed);
+            match error {
+                Error::Io { source, .. } => source,
+                other => io::Error::other(other),
+            }
+        })?;
+        self.source.taken.fetch_add(came as u64, Ordering::Relaxed);
+        Ok(came)
+    }
+}
+
+/// A storage's bytes, from its first to its last.
+#[derive(Debug)]
+struct Stored {
+    storage: Arc<dyn Storage>,
+    size: u64,
+    at: u64,
+}
+
+impl ByteStream for Stored {
+    fn name(&self) -> &str {
+        self.storage.name()
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let len = left.min(buf.len());
+        self.storage.read(&mut buf[..len], self.at)?;
+        self.at += len as u64;
         Ok(len)
     }
 }

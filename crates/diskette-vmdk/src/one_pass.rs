@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    ByteStream, DiskStream, Error, Field, OpenContext, Result, RunDecoder, SECTOR, StoredRun,
-    StreamFormat,
+    ByteStream, DiskStream, Error, Field, OpenContext, Passes, Result, RunDecoder, SECTOR,
+    StoredRun, StreamFormat,
 };
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -22,27 +22,24 @@ use crate::stream::{grain_len, inflate_grain};
 use crate::{FORMAT, Vmdk, spec};
 
 impl StreamFormat for Vmdk {
+    fn passes(&self, head: &[u8], cx: &OpenContext<'_>) -> Passes {
+        // What is wrong with an image is told by the reader that can seek.
+        match beginning(head, cx) {
+            Ok(Some(_)) => Passes::One,
+            Ok(None) | Err(_) => Passes::More,
+        }
+    }
+
     fn open_stream(
         &self,
         head: &[u8],
         bytes: Box<dyn ByteStream>,
         _len: Option<u64>,
         cx: &OpenContext<'_>,
-    ) -> Result<Option<Box<dyn DiskStream>>> {
-        if !head.starts_with(&spec::HOSTED_MAGIC) {
-            return Ok(None);
-        }
-        let header = Header::parse_head(head, cx.limits)?;
-        let at_end = header.compressed && header.directory.is_none() && header.size > 0;
-        let Some(descriptor) = descriptor_in(head, &header).filter(|_| at_end) else {
-            return Ok(None);
-        };
-        let descriptor = Descriptor::parse(descriptor, SECTOR, cx.limits)?;
-        if descriptor.encrypted || descriptor.parent_cid != Some(NO_PARENT) {
-            return Ok(None);
-        }
-        let size = size_of_embedded(&header, &descriptor, &mut Remarks::default())?;
-        Ok(Some(Box::new(Stream {
+    ) -> Result<Box<dyn DiskStream>> {
+        let beginning = beginning(head, cx)?;
+        let (header, size) = beginning.ok_or_else(|| one_pass("it is laid out otherwise"))?;
+        Ok(Box::new(Stream {
             bytes,
             at: 0,
             size,
@@ -50,8 +47,26 @@ impl StreamFormat for Vmdk {
             grains: Vec::new(),
             footer: false,
             ended: false,
-        })))
+        }))
     }
+}
+
+/// The header of an image that can be read in one pass, and its disk's size.
+fn beginning(head: &[u8], cx: &OpenContext<'_>) -> Result<Option<(Header, u64)>> {
+    if !head.starts_with(&spec::HOSTED_MAGIC) {
+        return Ok(None);
+    }
+    let header = Header::parse_head(head, cx.limits)?;
+    let at_end = header.compressed && header.directory.is_none() && header.size > 0;
+    let Some(descriptor) = descriptor_in(head, &header).filter(|_| at_end) else {
+        return Ok(None);
+    };
+    let descriptor = Descriptor::parse(descriptor, SECTOR, cx.limits)?;
+    if descriptor.encrypted || descriptor.parent_cid != Some(NO_PARENT) || cx.salvage {
+        return Ok(None);
+    }
+    let size = size_of_embedded(&header, &descriptor, &mut Remarks::default())?;
+    Ok(Some((header, size)))
 }
 
 /// The descriptor, if it lies in the image's first bytes.

@@ -33,7 +33,7 @@ pub(crate) fn source(path: impl AsRef<Path>, options: &OpenOptions) -> Result<So
 }
 
 /// How often something compressed may lie in another.
-const MOST_PACKED: usize = 3;
+pub(crate) const MOST_PACKED: usize = 3;
 
 /// The same, but that what is compressed stays so.
 pub(crate) fn packed_source(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Source> {
@@ -48,7 +48,7 @@ pub(crate) fn packed_source(path: impl AsRef<Path>, options: &OpenOptions) -> Re
 
 impl Source {
     /// The disk that is meant, where this is an OVA.
-    fn entered(self) -> Result<Self> {
+    pub(crate) fn entered(self) -> Result<Self> {
         let Some(ova) = ova(&self.storage, &self.options)? else {
             return Ok(self);
         };
@@ -64,7 +64,7 @@ impl Source {
     }
 
     /// What it unpacks to, in a spool, where it is compressed: a compressed OVA may have a disk that is compressed again.
-    fn unpacked(mut self) -> Result<Self> {
+    pub(crate) fn unpacked(mut self) -> Result<Self> {
         for _ in 0..MOST_PACKED {
             let Some(packing) = self.packed()? else {
                 break;
@@ -159,11 +159,11 @@ fn ova(file: &Arc<dyn Storage>, options: &OpenOptions) -> Result<Option<Arc<Ova>
 }
 
 /// A file that is said to be a raw image is what it is: its guest may have made it look like anything.
-fn is_named_raw(options: &OpenOptions) -> bool {
+pub(crate) fn is_named_raw(options: &OpenOptions) -> bool {
     matches!(&options.format, FormatChoice::Named(name) if name == "raw")
 }
 
-fn refuse_what_only_containers_have(source: &Source) -> Result<()> {
+pub(crate) fn refuse_what_only_containers_have(source: &Source) -> Result<()> {
     let missing = |what, name: &str| {
         let name = name.to_owned();
         Err(Error::NotFound { what, name })

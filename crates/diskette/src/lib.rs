@@ -77,6 +77,7 @@
 mod check;
 mod container;
 mod formats;
+mod incoming;
 mod inspect;
 mod map;
 mod one_pass;
@@ -98,6 +99,7 @@ pub use diskette_storage as storage;
 pub use check::{check, repair};
 pub use container::{ContainerReport, DiskReport, inspect_container, is_container};
 pub use formats::{open_options, registry};
+pub use incoming::{Arrived, Incoming};
 pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};
 pub use one_pass::open_one_pass;

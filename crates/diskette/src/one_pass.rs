@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diskette_convert::OnePass;
-use diskette_core::{ByteStream, Ends, FormatChoice, Match, OpenOptions, Result, StreamFormat};
+use diskette_core::{ByteStream, Ends, FormatChoice, OpenOptions, Passes, Result, StreamFormat};
 use diskette_storage::{Packing, Unpacker};
 
 use crate::container::packed_source;
@@ -40,11 +40,7 @@ pub fn open_one_pass(
     let Some(survey) = Survey::of(&mut open()?, options)? else {
         return Ok(None);
     };
-    let streamed = STREAMED.iter();
-    let Some(format) = streamed
-        .copied()
-        .find(|format| format.name() == survey.format)
-    else {
+    let Some(format) = by_name(survey.format) else {
         return Ok(None);
     };
     let stream = format.open_stream(
@@ -53,7 +49,7 @@ pub fn open_one_pass(
         Some(survey.len),
         &options.context(),
     )?;
-    Ok(stream.map(OnePass::new))
+    Ok(Some(OnePass::new(stream)))
 }
 
 /// What a first pass tells.
@@ -69,7 +65,7 @@ impl Survey {
         let mut head = vec![0; Ends::HEAD];
         let len = stream.read(&mut head)?;
         head.truncate(len);
-        if is_nested(&head) || !may_be_streamed(&head, options)? {
+        if is_nested(&head) || !takes_one_pass(&head, options)? {
             return Ok(None);
         }
         let (len, tail) = rest(stream, &head)?;
@@ -87,24 +83,37 @@ impl Survey {
 }
 
 /// Whether there is something else to be taken out first: an OVA, or compressed data again.
-fn is_nested(head: &[u8]) -> bool {
+pub(crate) fn is_nested(head: &[u8]) -> bool {
     Packing::of(head).is_some() || diskette_storage::Ova::may_be_ova(head)
 }
 
-/// Whether an image that begins so is of a format that can be streamed, as far as can be told.
-fn may_be_streamed(head: &[u8], options: &OpenOptions) -> Result<bool> {
-    let is_streamed = |name: &str| STREAMED.iter().any(|format| format.name() == name);
+/// Whether an image that begins so can be read in one pass, as far as can be told.
+fn takes_one_pass(head: &[u8], options: &OpenOptions) -> Result<bool> {
+    let format = streamed_format(head, options)?;
+    Ok(format.is_some_and(|format| format.passes(head, &options.context()) != Passes::More))
+}
+
+/// The format of an image that begins so, as far as can be told without its end; `None` where it is none that has images
+/// for one pass.
+pub(crate) fn streamed_format(
+    head: &[u8],
+    options: &OpenOptions,
+) -> Result<Option<&'static dyn StreamFormat>> {
     if let FormatChoice::Named(name) = &options.format {
-        return Ok(is_streamed(registry().get(name)?.name()));
+        return Ok(by_name(registry().get(name)?.name()));
     }
     let ends = Ends {
         head,
         tail: &[],
         size: head.len() as u64,
     };
-    let formats = registry().formats().iter();
-    let mut signed = formats.filter(|format| format.probe(&ends) > Match::Fallback);
-    Ok(signed.all(|format| is_streamed(format.name())))
+    let found = registry().probe_ends(&ends, "stream")?;
+    Ok(by_name(found.name()))
+}
+
+fn by_name(name: &str) -> Option<&'static dyn StreamFormat> {
+    let mut streamed = STREAMED.iter().copied();
+    streamed.find(|format| format.name() == name)
 }
 
 /// How many bytes there are in all, and the last of them.

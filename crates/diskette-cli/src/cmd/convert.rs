@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use diskette::Conversion;
 use diskette::core::{BlockReader, Chain, Error, FormatChoice, OpenOptions};
 use diskette::engine::{
     self, CompareOptions, Comparison, Concat, ConvertOptions, OnePass, TopLayer,
 };
+use diskette::{Arrived, Conversion, Incoming};
 
 use crate::args::{
     FormatOptions, Opening, Work, backing, cache_mode, size, snapshot_name, without_containers,
@@ -23,7 +23,8 @@ use crate::{options_help, progress};
 ///
 /// The new image is written beside its final name and gets it at the end: there is a whole image, or what was there
 /// before. Several sources are put one after another. The target '-' is the standard output, which takes raw images,
-/// streamOptimized VMDK and QCOW2. Compressed sources (gzip, xz, zstd, bzip2) are unpacked on the way.
+/// streamOptimized VMDK and QCOW2. The source '-' is the standard input; streamOptimized VMDK is
+/// read as it comes, all else is kept in an unnamed file first. Compressed sources (gzip, xz, zstd, bzip2) are unpacked on the way.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "diskette convert [OPTIONS] <SOURCE>... <TARGET>",
@@ -33,6 +34,7 @@ Examples:
   diskette convert --disk 0 --verify-manifest -O qcow2 machine.ova machine.qcow2
   diskette convert -O qcow2 disk.raw.xz disk.qcow2
   diskette convert -c -O qcow2 -o compression_type=zstd disk.raw disk.qcow2
+  ssh host 'cat router.vmdk' | diskette convert -O qcow2 - router.qcow2
   diskette convert -O vmdk router.qcow2 - | ssh host 'cat > router.vmdk'
   diskette convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 moved-overlay.qcow2
   diskette convert -O qcow2 -o help"
@@ -110,6 +112,10 @@ pub(crate) struct Convert {
     #[arg(long)]
     verify: bool,
 
+    /// The size of the raw disk that comes by a pipe: it need not be kept in a file then
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    source_size: Option<u64>,
+
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -146,7 +152,7 @@ pub(crate) fn run(args: &Convert) -> Outcome {
     let tell = |at| progress.tell(at);
     let conversion = conversion.with_engine(args.engine(&tell));
     let done = match source {
-        Source::OnePass(disk) if pipes::is_output(target) => {
+        Source::Piped(disk) | Source::OnePass(disk) if pipes::is_output(target) => {
             args.pass_on(&conversion, disk, target)
         }
         Source::OnePass(disk) => match conversion.write_one_pass(disk, target) {
@@ -156,6 +162,9 @@ pub(crate) fn run(args: &Convert) -> Outcome {
                 .and_then(|chains| args.copy(&conversion, &chains, target)),
             done => done.map_err(Failure::from),
         },
+        Source::Piped(disk) => conversion
+            .write_one_pass(disk, target)
+            .map_err(Failure::from),
         Source::Chains(chains) => args.copy(&conversion, &chains, target),
     };
     match &done {
@@ -171,6 +180,8 @@ enum Source {
     Chains(Vec<Chain>),
     /// What is compressed, and can be read while it is unpacked.
     OnePass(OnePass),
+    /// What comes by a pipe.
+    Piped(OnePass),
 }
 
 impl Convert {
@@ -208,15 +219,21 @@ impl Convert {
         target: &Path,
         has_backing: bool,
     ) -> Result<Source, Failure> {
-        if let [only] = sources
-            && !self.no_create
-            && !has_backing
-            && !self.verify
-        {
+        let at_once = !self.no_create && !has_backing && !self.verify;
+        if let [only] = sources {
             let (path, options) = self.opening(only)?;
-            if let Some(disk) = diskette::open_one_pass(&path, target, &options)? {
+            if let Some(pipe) = pipes::input(&path)? {
+                return self.receive(pipe, &options, at_once);
+            }
+            let path = pipes::input_path(&path);
+            if at_once && let Some(disk) = diskette::open_one_pass(path, target, &options)? {
                 return Ok(Source::OnePass(disk));
             }
+        }
+        if self.source_size.is_some() {
+            return Err(Failure::new(
+                "--source-size is for a source that comes by a pipe",
+            ));
         }
         self.open_chains(sources, target).map(Source::Chains)
     }
@@ -225,6 +242,23 @@ impl Convert {
         let chains = self.open_all(sources)?;
         diskette::refuse_source_as_target(&chains, target)?;
         Ok(chains)
+    }
+
+    /// What comes by a pipe. Where it must be kept meanwhile, that is told.
+    fn receive(&self, pipe: Pipe, options: &OpenOptions, at_once: bool) -> Result<Source, Failure> {
+        let Pipe { name, file } = pipe;
+        let incoming = Incoming::new(&name, Box::new(file), self.source_size, options)?;
+        if at_once && incoming.is_one_pass() {
+            return Ok(match incoming.open()? {
+                Arrived::OnePass(disk) => Source::Piped(disk),
+                Arrived::Spooled(chain) => Source::Chains(vec![chain]),
+            });
+        }
+        if !self.quiet {
+            let why = "cannot be read in one pass: it is kept in an unnamed file meanwhile";
+            eprintln!("diskette: {name}: {why}");
+        }
+        Ok(Source::Chains(vec![incoming.open_spooled()?]))
     }
 
     fn open_all(&self, sources: &[PathBuf]) -> Result<Vec<Chain>, Failure> {
@@ -236,7 +270,10 @@ impl Convert {
 
     fn open(&self, path: &Path) -> Result<Chain, Failure> {
         let (path, options) = self.opening(path)?;
-        Ok(diskette::open_with(&path, &options)?)
+        if pipes::input(&path)?.is_some() {
+            return Err(Failure::new("what comes by a pipe must be the only source"));
+        }
+        Ok(diskette::open_with(pipes::input_path(&path), &options)?)
     }
 
     /// A source's file, and how it is opened.
