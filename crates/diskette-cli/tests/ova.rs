@@ -181,6 +181,9 @@ fn a_disk_is_chosen_by_number_name_or_identifier() {
     };
     assert_eq!(map("--disk 1 vm.ova"), map("vm-disk2.vmdk"));
     bench.succeeds("check --disk 1 vm.ova");
+    let picture = bench.succeeds("inspect --disk 1 vm.ova");
+    let bars = picture.lines().filter(|line| line.starts_with("  ["));
+    assert_eq!(bars.count(), 2, "{picture}");
     assert_eq!(
         bench.succeeds("measure -O qcow2 --disk 1 vm.ova"),
         bench.succeeds("measure -O qcow2 vm-disk2.vmdk")
