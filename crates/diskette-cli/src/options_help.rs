@@ -2,16 +2,12 @@
 
 use std::io::{self, Write};
 
-use diskette::core::WritableFormat;
+use diskette::core::OptionSpec;
 
 /// Prints the options that a new image of this format can have.
-pub(crate) fn print(
-    out: &mut dyn Write,
-    name: &str,
-    format: &dyn WritableFormat,
-) -> io::Result<()> {
+pub(crate) fn print(out: &mut dyn Write, name: &str, options: &[OptionSpec]) -> io::Result<()> {
     writeln!(out, "Supported {name} options:")?;
-    for option in format.options() {
+    for option in options {
         let head = format!("{}=<{}>", option.name, option.takes);
         write!(out, "  {head:<22} - {}", option.help)?;
         if !option.default.is_empty() {

@@ -323,3 +323,46 @@ fn an_image_that_comes_by_a_pipe_leads_to_no_other_file() {
     assert_eq!(answer.code, Some(1));
     assert!(answer.err.contains("refused"), "{}", answer.err);
 }
+
+/// The greatest memory that the command may take, in KiB.
+const MOST_MEMORY: u64 = 64 << 10;
+
+#[test]
+fn a_stream_of_3_gib_is_read_in_little_memory_and_without_a_file() {
+    let Some(bench) = Bench::new() else { return };
+    if Tool::find("strace").is_none() || Tool::find("time").is_none() {
+        return;
+    }
+    bench.theirs("create -q -f raw large.raw 3G");
+    let Some(qemu_io) = qemu_io() else { return };
+    let writes: Vec<String> = (0..24)
+        .map(|at| format!("write -q -P {} {}M 8M", at + 1, at * 128))
+        .collect();
+    let mut args = vec!["-f", "raw"];
+    args.extend(writes.iter().flat_map(|write| ["-c", write]));
+    args.push("large.raw");
+    qemu_io.run_in(bench.path(), args);
+    bench.piped("convert -O vmdk large.raw -", "large.vmdk");
+    let program = env!("CARGO_BIN_EXE_diskette");
+    let line = format!(
+        "cat large.vmdk | strace -f -e trace=openat,open,memfd_create -o calls \
+         env time -o memory -f %M '{program}' convert -O qcow2 - large.qcow2"
+    );
+    let mut shell = std::process::Command::new("sh");
+    let output = shell.current_dir(bench.path()).args(["-c", &line]).output();
+    let answer: Answer = output.unwrap().into();
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""));
+    let told = bench.theirs("compare -f raw -F qcow2 large.raw large.qcow2");
+    assert!(told.contains("identical"), "{told}");
+
+    let read = |name: &str| fs::read_to_string(bench.path().join(name)).unwrap();
+    let memory: u64 = read("memory").trim().parse().unwrap();
+    assert!(memory < MOST_MEMORY, "{memory} KiB");
+    let calls = read("calls");
+    let made = calls.lines().filter(|call| {
+        call.contains("O_TMPFILE") || call.contains("O_CREAT") || call.contains("memfd_create")
+    });
+    // The new image, and what the time goes into.
+    let made: Vec<_> = made.filter(|call| !call.contains("\"memory\"")).collect();
+    assert_eq!(made.len(), 1, "{made:?}");
+}

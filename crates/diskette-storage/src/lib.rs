@@ -11,7 +11,7 @@
 //! | [`SubStorage`] | a part of another storage |
 //! | [`Unpacker`] | what a compressed file holds, as a stream; [`spool`] makes a storage of one |
 //! | [`ReadStream`] | what comes out of a pipe, as a stream; [`HeadStream`] is one that begins anew |
-//! | [`Ova`] | the disks in an OVA, each a part of its file |
+//! | [`Ova`] | the disks in an OVA, each a part of its file; [`NewOva`] makes one |
 //! | [`UnsyncedStorage`] | another storage, never synced |
 #![cfg_attr(
     feature = "mmap",
@@ -45,7 +45,7 @@ pub use memory::MemoryStorage;
 pub use mmap::MappedStorage;
 pub use new_file::NewFile;
 pub use new_files::NewFiles;
-pub use ova::{Compression, ManifestEntry, Ova, OvaDisk, Verdict};
+pub use ova::{Compression, Machine, ManifestEntry, NewDisk, NewOva, Ova, OvaDisk, Verdict};
 pub use sequential::SequentialStorage;
 pub use spool::spool;
 pub use stream::{HeadStream, ReadStream};

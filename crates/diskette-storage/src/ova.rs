@@ -5,7 +5,10 @@
 
 mod archive;
 mod descriptor;
+mod machine;
 mod manifest;
+mod text;
+mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +19,9 @@ use diskette_core::{
 
 use crate::SubStorage;
 use archive::Range;
+pub use machine::Machine;
 pub use manifest::{ManifestEntry, Verdict};
+pub use write::{NewDisk, NewOva};
 
 const FORMAT: &str = "ova";
 

@@ -74,6 +74,7 @@
 //! | `libdeflate` | faster deflate, by a C library |
 //! | `mmap` | files mapped into memory, on the caller's word that nobody changes them |
 
+mod appliance;
 mod check;
 mod container;
 mod formats;
@@ -96,6 +97,7 @@ pub use diskette_nbd as nbd;
 /// Where host bytes lie, and who may open which file.
 pub use diskette_storage as storage;
 
+pub use appliance::Appliance;
 pub use check::{check, repair};
 pub use container::{ContainerReport, DiskReport, inspect_container, is_container};
 pub use formats::{open_options, registry};

@@ -1,5 +1,7 @@
 //! `diskette convert`: a disk from one format, or several files, into another.
 
+mod ova;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use diskette::core::{BlockReader, Chain, Error, FormatChoice, OpenOptions};
 use diskette::engine::{
     self, CompareOptions, Comparison, Concat, ConvertOptions, OnePass, TopLayer,
 };
-use diskette::{Arrived, Conversion, Incoming};
+use diskette::{Appliance, Arrived, Conversion, Incoming};
 
 use crate::args::{
     FormatOptions, Opening, Work, backing, cache_mode, size, snapshot_name, without_containers,
@@ -37,6 +39,7 @@ Examples:
   ssh host 'cat router.vmdk' | diskette convert -O qcow2 - router.qcow2
   diskette convert -O vmdk router.qcow2 - | ssh host 'cat > router.vmdk'
   diskette convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 moved-overlay.qcow2
+  diskette convert -O ova -o memory=4G,cpus=4,os=debian64 disk.qcow2 data.vhdx machine.ova
   diskette convert -O qcow2 -o help"
 )]
 pub(crate) struct Convert {
@@ -48,7 +51,7 @@ pub(crate) struct Convert {
     #[arg(short = 'f', long, value_name = "FMT")]
     source_format: Option<String>,
 
-    /// The target's format
+    /// The target's format; 'ova' makes an appliance of which each source is a disk
     #[arg(short = 'O', long, value_name = "FMT", default_value = "raw")]
     target_format: String,
 
@@ -128,9 +131,12 @@ pub(crate) struct Convert {
 }
 
 pub(crate) fn run(args: &Convert) -> Outcome {
-    let format = diskette::writable(&args.target_format)?;
+    let options = match args.target_format.as_str() {
+        ova::NAME => Appliance::options(),
+        format => diskette::writable(format)?.options(),
+    };
     if args.options.help() {
-        options_help::print(&mut io::stdout(), &args.target_format, format)?;
+        options_help::print(&mut io::stdout(), &args.target_format, options)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some((target, sources)) = args
@@ -140,6 +146,9 @@ pub(crate) fn run(args: &Convert) -> Outcome {
     else {
         return Err(Failure::new("a source and a target must be given"));
     };
+    if args.target_format == ova::NAME {
+        return args.write_ova(sources, target);
+    }
     let conversion = args.conversion(target)?;
     let has_backing = conversion.image.backing.is_some();
     let source = args.open_source(sources, target, has_backing)?;

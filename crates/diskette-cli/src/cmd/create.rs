@@ -57,7 +57,7 @@ pub(crate) struct Create {
 pub(crate) fn run(args: &Create) -> Outcome {
     let format = diskette::writable(&args.format)?;
     if args.options.help() {
-        options_help::print(&mut io::stdout(), &args.format, format)?;
+        options_help::print(&mut io::stdout(), &args.format, format.options())?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(path) = &args.filename else {

@@ -53,7 +53,7 @@ pub(crate) struct Measure {
 pub(crate) fn run(args: &Measure) -> Outcome {
     let format = diskette::writable(&args.target_format)?;
     if args.options.help() {
-        options_help::print(&mut io::stdout(), &args.target_format, format)?;
+        options_help::print(&mut io::stdout(), &args.target_format, format.options())?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut options = args.options.parse()?;
