@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use diskette_core::{Error, FormatChoice, OpenOptions, Result, Storage};
+use diskette_core::{Error, FormatChoice, NoReferences, OpenOptions, Result, Storage};
 use diskette_storage::{ManifestEntry, Ova, OvaDisk, Packing, Unpacker, spool};
 
 use crate::inspect::{FileReport, ImageReport};
-use crate::open::file;
+use crate::open::{file, is_remote};
 
 /// Where an image lies, and how it is to be opened.
 #[derive(Debug)]
@@ -37,12 +37,16 @@ pub(crate) const MOST_PACKED: usize = 3;
 
 /// The same, but that what is compressed stays so.
 pub(crate) fn packed_source(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Source> {
-    let source = Source {
+    let mut source = Source {
         storage: file(path, options)?,
         options: options.clone(),
         ova: None,
         packing: None,
     };
+    if is_remote(source.storage.name()) {
+        // What lies on a server leads to no file of ours.
+        source.options.files = Arc::new(NoReferences);
+    }
     source.entered()
 }
 
@@ -135,7 +139,7 @@ pub fn inspect_container(
     });
     Ok(Some(ContainerReport {
         format: "ova",
-        file: FileReport::of(file.name(), None)?,
+        file: FileReport::of_opened(&*file)?,
         disks: disks.collect(),
         manifest: match options.verify_manifest {
             true => Some(ova.verify()?),

@@ -5,10 +5,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use diskette_core::{Error, ImageInfo, OpenOptions, Opened, Reference, Result, SECTOR, round_up};
+use diskette_core::{
+    Error, ImageInfo, OpenOptions, Opened, Reference, Result, SECTOR, Storage, StorageExt, round_up,
+};
 use diskette_storage::{Ova, Packing};
 
 use crate::container::{Source, source};
+use crate::open::is_remote;
 use crate::registry;
 
 /// What is known of one image and of the files that hold it.
@@ -73,7 +76,13 @@ impl ImageReport {
 
     fn new(info: ImageInfo, backing: Option<Reference>, source: &Source) -> Result<Self> {
         let ova = source.ova.as_deref();
-        let files = info.files.iter().map(|name| FileReport::of(name, ova));
+        let files = info
+            .files
+            .iter()
+            .map(|name| match name == source.storage.name() {
+                true if ova.is_none() => FileReport::of_opened(&*source.storage),
+                _ => FileReport::of(name, ova),
+            });
         let files = files.collect::<Result<_>>()?;
         Ok(Self {
             info,
@@ -85,6 +94,20 @@ impl ImageReport {
 }
 
 impl FileReport {
+    /// The file that is open as `storage`: one of the host's, or on a server.
+    pub(crate) fn of_opened(storage: &dyn Storage) -> Result<Self> {
+        if !is_remote(storage.name()) {
+            return Self::of(storage.name(), None);
+        }
+        let len = storage.total_size()?;
+        Ok(Self {
+            name: storage.name().to_owned(),
+            len: round_up(len, SECTOR).unwrap_or(len),
+            allocated: len,
+            is_device: false,
+        })
+    }
+
     /// The file of this name: a member of `ova`, or one of the host's.
     pub(crate) fn of(name: &str, ova: Option<&Ova>) -> Result<Self> {
         if let Some(len) = ova.and_then(|ova| ova.len_of(name)) {

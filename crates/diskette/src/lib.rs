@@ -72,6 +72,7 @@
 //! | --- | --- |
 //! | `zstd` (on) | QCOW2 images compressed with Zstandard, by its C library |
 //! | `libdeflate` | faster deflate, by a C library |
+//! | `http` | images behind `http://` and `https://`, by range requests |
 //! | `mmap` | files mapped into memory, on the caller's word that nobody changes them |
 
 mod appliance;

@@ -39,11 +39,29 @@ pub fn open_image(path: impl AsRef<Path>) -> Result<Opened> {
     registry().open(storage, &options)
 }
 
-/// The file at `path`, to be read. While it is open no program of QEMU's writes it.
+/// The file at `path`, to be read. While it is open no program of QEMU's writes it. With the feature `http` it may be an
+/// address on a server.
 pub(crate) fn file(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<dyn Storage>> {
+    #[cfg(feature = "http")]
+    if let Some(address) = path.as_ref().to_str()
+        && is_remote(address)
+    {
+        return Ok(Arc::new(diskette_http::HttpStorage::open(address)?));
+    }
     let file = FileStorage::open(path)?;
     if !options.ignore_locks {
         file.lock()?;
     }
     Ok(Arc::new(file))
+}
+
+/// Whether a storage of this name lies on a server.
+pub(crate) fn is_remote(name: &str) -> bool {
+    #[cfg(feature = "http")]
+    return diskette_http::HttpStorage::is_address(name);
+    #[cfg(not(feature = "http"))]
+    {
+        let _ = name;
+        false
+    }
 }
