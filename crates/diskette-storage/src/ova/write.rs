@@ -192,3 +192,44 @@ fn line(name: &str, digest: &str) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use diskette_core::{Limits, Options, Storage};
+
+    use super::*;
+    use crate::{MemoryStorage, Ova};
+
+    #[test]
+    fn a_member_may_be_larger_than_8_gib() {
+        for size in [0, 511, (8 << 30) - 1, 8 << 30, 5 << 40] {
+            let bytes = member("disk.vmdk", size).unwrap();
+            let header = Header::from_byte_slice(&bytes);
+            assert_eq!(header.entry_size().unwrap(), size);
+        }
+    }
+
+    #[test]
+    fn our_reader_finds_what_was_written() {
+        let to = Arc::new(MemoryStorage::new(Vec::new()));
+        let machine = Machine::new(&Options::new(), "a \"machine\"").unwrap();
+        let mut ova =
+            NewOva::create(Arc::<MemoryStorage>::clone(&to), machine, &[512, 1024]).unwrap();
+        for (at, bytes) in [(0, b"first".as_slice()), (3, b"second")] {
+            let disk = ova.begin_disk().unwrap();
+            disk.storage().write_at(bytes, at).unwrap();
+            ova.end_disk(&disk).unwrap();
+        }
+        assert!(ova.begin_disk().is_err());
+        ova.finish().unwrap();
+        assert_eq!(to.size().unwrap() % SECTOR, 0);
+        let ova = Ova::open(to, &Limits::default()).unwrap();
+        let disks = ova.disks();
+        assert_eq!(
+            (disks[0].capacity, disks[1].capacity),
+            (Some(512), Some(1024))
+        );
+        assert_eq!(ova.stored_len(&disks[1]), Some(9));
+        ova.expect_as_in_manifest().unwrap();
+    }
+}
