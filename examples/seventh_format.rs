@@ -107,6 +107,14 @@ impl Format for Qed {
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
         None
     }
+
+    fn overlays(&self) -> Option<&dyn diskette::core::OverlayFormat> {
+        None
+    }
+
+    fn amendable(&self) -> Option<&dyn diskette::core::AmendableFormat> {
+        None
+    }
 }
 
 /// A header that has been shown sound. All sizes in bytes.

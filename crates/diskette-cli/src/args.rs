@@ -1,6 +1,6 @@
 //! The arguments that all subcommands share.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,7 +36,9 @@ pub(crate) struct Diskette {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Amend(cmd::amend::Amend),
     Check(cmd::check::Check),
+    Commit(cmd::commit::Commit),
     #[command(visible_alias = "verify")]
     Compare(cmd::compare::Compare),
     Convert(cmd::convert::Convert),
@@ -47,6 +49,7 @@ pub(crate) enum Command {
     Inspect(cmd::inspect::Inspect),
     Map(cmd::map::Map),
     Measure(cmd::measure::Measure),
+    Rebase(cmd::rebase::Rebase),
     Resize(cmd::resize::Resize),
     Snapshot(cmd::snapshot::Snapshot),
     Nbd(cmd::nbd::Nbd),
@@ -190,6 +193,11 @@ pub(crate) fn cache_mode(text: &str) -> Result<String, &'static str> {
         }
         _ => Err("not one of none, writeback, writethrough, directsync, unsafe"),
     }
+}
+
+/// How many bytes a second may be done.
+pub(crate) fn rate(text: &str) -> Result<NonZeroU64, &'static str> {
+    NonZeroU64::new(size(text)?).ok_or("a rate of nothing would never end")
 }
 
 /// How long operations are run.

@@ -1,6 +1,8 @@
 //! The subcommands: a file each, and one `run` in it.
 
+pub(crate) mod amend;
 pub(crate) mod check;
+pub(crate) mod commit;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod convert;
@@ -12,5 +14,6 @@ pub(crate) mod inspect;
 pub(crate) mod map;
 pub(crate) mod measure;
 pub(crate) mod nbd;
+pub(crate) mod rebase;
 pub(crate) mod resize;
 pub(crate) mod snapshot;

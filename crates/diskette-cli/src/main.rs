@@ -29,7 +29,9 @@ fn main() -> ExitCode {
 
 fn run() -> Outcome {
     match args::Diskette::try_parse()?.command {
+        Command::Amend(args) => cmd::amend::run(&args),
         Command::Check(args) => cmd::check::run(&args),
+        Command::Commit(args) => cmd::commit::run(&args),
         Command::Compare(args) => cmd::compare::run(&args),
         Command::Convert(args) => cmd::convert::run(&args),
         Command::Create(args) => cmd::create::run(&args),
@@ -39,6 +41,7 @@ fn run() -> Outcome {
         Command::Inspect(args) => cmd::inspect::run(&args),
         Command::Map(args) => cmd::map::run(&args),
         Command::Measure(args) => cmd::measure::run(&args),
+        Command::Rebase(args) => cmd::rebase::run(&args),
         Command::Resize(args) => cmd::resize::run(&args),
         Command::Snapshot(args) => cmd::snapshot::run(&args),
         Command::Nbd(args) => cmd::nbd::run(&args),

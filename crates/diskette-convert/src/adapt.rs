@@ -1,7 +1,7 @@
 //! Disks made of disks: several one after another, and the top layer of a chain alone.
 
 use diskette_core::{
-    BlockReader, BlockReaderExt, Chain, Error, Extent, ExtentKind, Result, SECTOR, round_up,
+    BlockReader, BlockReaderExt, Chain, Error, Extent, ExtentKind, Layer, Result, SECTOR, round_up,
 };
 
 /// Several disks, one after another, each rounded up to whole sectors.
@@ -141,5 +141,88 @@ impl BlockReader for TopLayer<'_> {
             | ExtentKind::Compressed { .. }
             | ExtentKind::Unwritten(_) => self.chain.top().reader.read_extent(extent, buf, offset),
         }
+    }
+}
+
+/// The upper layers of a chain, to be written into the layer below them: what shows through their holes is that layer's
+/// own, and stays.
+#[derive(Clone, Copy, Debug)]
+pub struct UpperLayers<'a> {
+    layers: &'a [Layer],
+    below: &'a dyn BlockReader,
+    /// Where the layer below ended before it was made as long as the disk.
+    below_size: u64,
+}
+
+impl<'a> UpperLayers<'a> {
+    /// The first `count` layers of `chain`. `below` is the disk that lies under them, as it is now; it had `below_size` bytes
+    /// when the chain was put together.
+    #[must_use]
+    pub fn new(
+        chain: &'a Chain,
+        count: usize,
+        below: &'a dyn BlockReader,
+        below_size: u64,
+    ) -> Self {
+        let layers = chain.layers();
+        Self {
+            layers: &layers[..count.clamp(1, layers.len())],
+            below,
+            below_size,
+        }
+    }
+
+    /// The extent that holds `offset`, and the layer that says so. What a layer hides that ends before is zero.
+    fn find(&self, offset: u64) -> Result<(&'a Layer, Extent)> {
+        let mut layer = &self.layers[0];
+        let mut found = layer.reader.extent_at(offset)?;
+        for below in &self.layers[1..] {
+            if !matches!(found.kind, ExtentKind::Hole(_)) {
+                return Ok((layer, found));
+            }
+            let size = below.reader.size();
+            if offset >= size {
+                let zero = Extent::zero(found.offset, found.len);
+                return Ok((layer, zero.clip(size, u64::MAX)));
+            }
+            let inner = below.reader.extent_at(offset)?;
+            found = inner.clip(found.offset, found.end());
+            layer = below;
+        }
+        if matches!(found.kind, ExtentKind::Hole(_)) {
+            found = match offset < self.below_size {
+                true => found.clip(found.offset, self.below_size),
+                false => found.clip(self.below_size, u64::MAX),
+            };
+        }
+        Ok((layer, found))
+    }
+}
+
+impl BlockReader for UpperLayers<'_> {
+    fn size(&self) -> u64 {
+        self.layers[0].reader.size()
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.find(offset).map(|(_, extent)| extent)
+    }
+
+    fn read_extent(&self, _extent: &Extent, buf: &mut [u8], offset: u64) -> Result<()> {
+        let mut rest = buf;
+        let mut at = offset;
+        while !rest.is_empty() {
+            let (layer, extent) = self.find(at)?;
+            let left = usize::try_from(extent.end() - at).unwrap_or(usize::MAX);
+            let (part, behind) = rest.split_at_mut(left.min(rest.len()));
+            match extent.kind {
+                ExtentKind::Hole(_) if at < self.below_size => self.below.read_at(part, at)?,
+                ExtentKind::Hole(_) => part.fill(0),
+                _ => layer.reader.read_extent(&extent, part, at)?,
+            }
+            at += part.len() as u64;
+            rest = behind;
+        }
+        Ok(())
     }
 }

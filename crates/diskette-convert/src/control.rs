@@ -1,7 +1,10 @@
 //! How a caller steers a long operation, and hears of it.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use diskette_core::{Error, Result};
 
@@ -13,6 +16,8 @@ pub struct Control<'a> {
     pub threads: Option<usize>,
     /// Called now and then, by one thread at a time, with numbers that never fall.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// How many bytes a second may be done at most.
+    pub rate: Option<NonZeroU64>,
     /// Set by anybody to have the operation end soon, with [`Error::Cancelled`].
     pub cancel: Option<&'a AtomicBool>,
 }
@@ -40,16 +45,23 @@ impl fmt::Debug for Control<'_> {
         f.debug_struct("Control")
             .field("threads", &self.threads)
             .field("progress", &self.progress.is_some())
+            .field("rate", &self.rate)
             .field("cancel", &self.cancel)
             .finish()
     }
 }
+
+/// What lies so far ahead is waited for in parts, so that nobody who cancels waits for long.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Counts what is done, and tells the caller.
 #[derive(Debug)]
 pub(crate) struct Meter<'a> {
     control: &'a Control<'a>,
     progress: Progress,
+    /// Bytes done, whoever wants to hear of it, and since when.
+    done: u64,
+    since: Instant,
 }
 
 impl<'a> Meter<'a> {
@@ -65,6 +77,8 @@ impl<'a> Meter<'a> {
         let meter = Self {
             control,
             progress: Progress { done: 0, total },
+            done: 0,
+            since: Instant::now(),
         };
         meter.tell();
         Ok(meter)
@@ -74,6 +88,20 @@ impl<'a> Meter<'a> {
         let Progress { done, total } = self.progress;
         self.progress.done = done.saturating_add(len).min(total);
         self.tell();
+        self.done = self.done.saturating_add(len);
+        self.keep_pace();
+    }
+
+    /// Waits where more has been done than the rate allows.
+    fn keep_pace(&self) {
+        let Some(rate) = self.control.rate else {
+            return;
+        };
+        let milliseconds = u128::from(self.done) * 1000 / u128::from(rate.get());
+        let due = Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX));
+        if let Some(early) = due.checked_sub(self.since.elapsed()) {
+            thread::sleep(early.min(LONGEST_WAIT));
+        }
     }
 
     /// The same, where it is known how far that is from the beginning.

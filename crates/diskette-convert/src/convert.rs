@@ -5,6 +5,8 @@ use diskette_core::{
 };
 
 use crate::Control;
+#[cfg(doc)]
+use crate::UpperLayers;
 use crate::control::Meter;
 use crate::pack::{Slot, Work};
 use crate::pipeline::{Stages, run};
@@ -81,7 +83,9 @@ pub fn convert(
     copy(work, target, options)?.finish()
 }
 
-/// Writes all of `source` to the beginning of a disk that is there. What the disk has more stays as it is.
+/// Writes all of `source` to the beginning of a disk that is there. What the disk has more stays as it is; with a
+/// [`backing_size`](ConvertOptions::backing_size), so does what shows through holes of the source ([`UpperLayers`]), and the
+/// disk is known to read as zeros from there on.
 pub fn convert_into(
     source: &dyn BlockReader,
     target: &dyn BlockWriter,
@@ -94,7 +98,10 @@ pub fn convert_into(
     };
     let work = Work {
         source,
-        rules: Rules::all(zeros),
+        rules: match options.backing_size {
+            Some(size) => Rules::over_backing(size, zeros),
+            None => Rules::all(zeros),
+        },
         unit: WRITE_UNIT,
         sparseness: Sparseness::new(options.sparse_size, WRITE_UNIT),
         packer: None,

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::{
-    BlockReader, CheckableFormat, ImageInfo, Limits, Options, Reference, RepairableFormat,
-    Resolver, Result, Secrets, Storage, WritableFormat,
+    AmendableFormat, BlockReader, CheckableFormat, ImageInfo, Limits, Options, OverlayFormat,
+    Reference, RepairableFormat, Resolver, Result, Secrets, Storage, WritableFormat,
 };
 
 /// A disk-image format. One value of it stands in a [`Registry`](crate::Registry).
@@ -30,6 +30,12 @@ pub trait Format: Debug + Send + Sync {
 
     /// How to read its internal snapshots, if it has any.
     fn snapshots(&self) -> Option<&dyn SnapshotFormat>;
+
+    /// How to put its images over others, if we can.
+    fn overlays(&self) -> Option<&dyn OverlayFormat>;
+
+    /// How to change options of its images, if we can.
+    fn amendable(&self) -> Option<&dyn AmendableFormat>;
 }
 
 /// What only formats with internal snapshots can do.

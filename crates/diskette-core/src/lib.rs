@@ -16,6 +16,7 @@
 //! An image is not to be trusted. What it says passes through a [`Field`] before it is used, costs no more than
 //! [`Limits`] allow, and any other file it names is opened by a [`Resolver`], or not at all.
 
+mod amend;
 mod blocks;
 mod cache;
 mod chain;
@@ -40,6 +41,7 @@ mod table;
 mod units;
 mod writer;
 
+pub use amend::{AmendableFormat, OverlayFormat};
 pub use blocks::{Place, PlacedBlocks, write_entries};
 pub use cache::TableCache;
 pub use chain::{Chain, Layer};

@@ -17,8 +17,8 @@ mod writer;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec, RepairableFormat,
-    Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec,
+    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 use diskette_crypto::{SecretOption, luks};
 
@@ -72,6 +72,14 @@ impl Format for Luks {
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+
+    fn overlays(&self) -> Option<&dyn OverlayFormat> {
+        None
+    }
+
+    fn amendable(&self) -> Option<&dyn AmendableFormat> {
         None
     }
 }

@@ -113,6 +113,25 @@ impl Extensions {
     }
 }
 
+/// Extensions as they lie in a header: kind, and data.
+pub(crate) type Records = Vec<(u32, Vec<u8>)>;
+
+/// All records of an area that begins at host offset `at`, with their data, and how many bytes lie behind them and the end
+/// mark.
+pub(crate) fn records(area: &[u8], at: u64) -> Result<(Records, usize)> {
+    let mut rest = area;
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let record = record(rest, at + (area.len() - rest.len()) as u64)?;
+        rest = record.behind;
+        if record.kind == spec::EXTENSION_END {
+            break;
+        }
+        found.push((record.kind, record.data.to_vec()));
+    }
+    Ok((found, rest.len()))
+}
+
 /// One extension.
 struct Record<'a> {
     kind: u32,

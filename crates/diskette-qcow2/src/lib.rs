@@ -10,6 +10,7 @@
 //! | external data files, raw ones too | yes, by the caller's resolver | no | yes, by the caller's resolver |
 //! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept; taken, applied, deleted |
 //! | the disk's size | | | larger and smaller, over a longer base too |
+//! | the image below | | | another, or none, named instead; version, width of refcounts and lazy refcounts changed |
 //! | persistent bitmaps | listed | no | given up |
 //! | dirty images | yes | no | mended first; refcounts are put off where the header allows it |
 //! | corrupt images | yes | no | refused until they are repaired |
@@ -25,11 +26,12 @@
 //! ```
 //!
 //! A new image is laid out by `write::layout`, an existing one is changed by `edit`, and mended by
-//! `repair`.
+//! `repair`; what it lies over, and its options, by `amend`.
 //!
 //! Read `spec` for the bytes, `entry` and `geometry` for what they mean, `map` for the way from a guest offset to a host
 //! offset.
 
+mod amend;
 mod bitmaps;
 mod check;
 mod edit;
@@ -51,8 +53,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec, RepairableFormat,
-    Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec,
+    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 use zerocopy::FromBytes;
 
@@ -101,6 +103,14 @@ impl Format for Qcow2 {
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        Some(self)
+    }
+
+    fn overlays(&self) -> Option<&dyn OverlayFormat> {
+        Some(self)
+    }
+
+    fn amendable(&self) -> Option<&dyn AmendableFormat> {
         Some(self)
     }
 }

@@ -15,8 +15,8 @@ mod writer;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
-    SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OverlayFormat,
+    RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -52,6 +52,14 @@ impl Format for Raw {
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+
+    fn overlays(&self) -> Option<&dyn OverlayFormat> {
+        None
+    }
+
+    fn amendable(&self) -> Option<&dyn AmendableFormat> {
         None
     }
 }

@@ -78,7 +78,10 @@ impl Resolver for FolderResolver {
         let (file, path) = self.find(reference, from, WRITE)?;
         let name = path.display().to_string();
         match FileStorageMut::of(file, name.clone()) {
-            Ok(storage) => Ok(Arc::new(storage)),
+            Ok(storage) => {
+                storage.lock()?;
+                Ok(Arc::new(storage))
+            }
             Err(source) => Err(failed("open", name, source)),
         }
     }

@@ -39,8 +39,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
-    SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OverlayFormat,
+    RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 use crate::image::Image;
@@ -100,6 +100,14 @@ impl Format for Vhdx {
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+
+    fn overlays(&self) -> Option<&dyn OverlayFormat> {
+        None
+    }
+
+    fn amendable(&self) -> Option<&dyn AmendableFormat> {
         None
     }
 }

@@ -36,8 +36,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, RepairableFormat, Result,
-    SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OverlayFormat,
+    RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -73,6 +73,14 @@ impl Format for Vmdk {
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+
+    fn overlays(&self) -> Option<&dyn OverlayFormat> {
+        None
+    }
+
+    fn amendable(&self) -> Option<&dyn AmendableFormat> {
         None
     }
 }

@@ -23,8 +23,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec, RepairableFormat,
-    Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec,
+    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -69,6 +69,14 @@ impl Format for Vpc {
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {
+        None
+    }
+
+    fn overlays(&self) -> Option<&dyn OverlayFormat> {
+        None
+    }
+
+    fn amendable(&self) -> Option<&dyn AmendableFormat> {
         None
     }
 }

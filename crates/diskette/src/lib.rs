@@ -29,6 +29,7 @@
 //! | convert | [`Conversion`] |
 //! | make an image without data | [`create`] |
 //! | write into an image that exists | [`edit`], [`Conversion::write_into`] |
+//! | bring an overlay down into its base, put it over another, change its options | [`Commit`], [`Rebase`], [`amend`] |
 //! | see what is allocated where | [`map`](map()) |
 //! | find what is inconsistent, and mend it | [`check`](check()), [`repair`] |
 //! | know how large a new image will be | [`measure`] |
@@ -84,6 +85,7 @@ mod inspect;
 mod map;
 mod one_pass;
 mod open;
+mod overlay;
 mod picture;
 mod write;
 
@@ -107,5 +109,6 @@ pub use inspect::{FileReport, ImageReport, inspect, inspect_chain};
 pub use map::{Map, MapEntry, map};
 pub use one_pass::open_one_pass;
 pub use open::{open, open_image, open_with, safe_options};
+pub use overlay::{Commit, Rebase, amend};
 pub use picture::picture;
 pub use write::{Conversion, create, edit, measure, refuse_source_as_target, writable};

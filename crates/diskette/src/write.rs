@@ -313,7 +313,7 @@ fn host_file_id(name: &str) -> Option<(u64, u64)> {
 }
 
 /// What tells one file of the host from all others, whatever names it has.
-fn file_id(path: &Path) -> Option<(u64, u64)> {
+pub(crate) fn file_id(path: &Path) -> Option<(u64, u64)> {
     let facts = fs::metadata(path).ok()?;
     Some((facts.dev(), facts.ino()))
 }

@@ -48,12 +48,8 @@ impl Image {
         io: Arc<RwLock<()>>,
         cx: &OpenContext<'_>,
     ) -> Result<Self> {
-        let mut header = Header::read(&*storage, cx.limits)?;
-        if header.features.dirty() && !header.features.corrupt() {
-            // Its refcounts were put off, or lost. Where they can be had again, that is done first, as QEMU does it.
-            Qcow2.repair(Arc::clone(&storage), Repair::All, cx)?;
-            header = Header::read(&*storage, cx.limits)?;
-        }
+        Self::settle(Arc::clone(&storage), cx)?;
+        let header = Header::read(&*storage, cx.limits)?;
         refuse_unfit(&header, below.is_some())?;
         let geometry = header.geometry;
         let mut allocator = Allocator::open(&*storage, &header, cx.limits)?;
@@ -87,6 +83,15 @@ impl Image {
             io,
             limits: cx.limits.clone(),
         })
+    }
+
+    /// Counts anew where refcounts were put off, or lost, if they can be had again, as QEMU does it.
+    pub(super) fn settle(storage: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Result<()> {
+        let features = Header::read(&*storage, cx.limits)?.features;
+        if features.dirty() && !features.corrupt() {
+            Qcow2.repair(storage, Repair::All, cx)?;
+        }
+        Ok(())
     }
 
     /// The image's own file.

@@ -35,6 +35,7 @@ use diskette_core::{
     SnapshotWriter, StorageMut, check_range,
 };
 
+pub(crate) use self::cache::{sync, write, write_zeros};
 use self::files::Files;
 use self::image::Image;
 
@@ -52,6 +53,16 @@ pub(crate) fn open(
         image: Mutex::new(image),
         io,
     }))
+}
+
+/// Gives up all that an overlay holds.
+pub(crate) fn empty(storage: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Result<()> {
+    // What lies below is not looked at.
+    let below = Arc::new(Nothing);
+    let mut image = Image::open(storage, Some(below), Arc::default(), cx)?;
+    image.empty_all()?;
+    image.flush()?;
+    image.close()
 }
 
 /// The disk of an image that is being changed. What is behind it shows through its holes.
@@ -199,6 +210,38 @@ impl SnapshotWriter for Editor {
 
     fn delete(&self, snapshot: &str) -> Result<()> {
         self.change(&mut self.lock(), |image| image.delete_snapshot(snapshot))
+    }
+}
+
+/// Writes what a writer that was cut off has left undone.
+pub(crate) fn settle(storage: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Result<()> {
+    Image::settle(storage, cx)
+}
+
+/// Makes zero clusters what version 2 has in their place: holes, or data where something lies below.
+pub(crate) fn expand_zeros(storage: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Result<()> {
+    let mut image = Image::open(storage, Some(Arc::new(Nothing)), Arc::default(), cx)?;
+    image.expand_zeros()?;
+    image.flush()?;
+    image.close()
+}
+
+/// A disk without a byte.
+#[derive(Debug)]
+struct Nothing;
+
+impl BlockReader for Nothing {
+    fn size(&self) -> u64 {
+        0
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        check_range(0, offset, 1)?;
+        Ok(Extent::hole(0, 0))
+    }
+
+    fn read_extent(&self, _extent: &Extent, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(0, offset, buf.len() as u64)
     }
 }
 

@@ -70,6 +70,11 @@ impl Image {
         if let Some(data_file) = &self.files.data_file {
             set_size(&*data_file.storage, size)?;
         }
+        self.cut_unused_end()
+    }
+
+    /// Ends the file behind the last cluster in use.
+    pub(super) fn cut_unused_end(&mut self) -> Result<()> {
         let end = self.allocator.last_used(&*self.storage())?;
         let file_size = self.files.storage.total_size()?;
         if end < file_size {

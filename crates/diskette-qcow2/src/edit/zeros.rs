@@ -5,7 +5,7 @@ use diskette_core::{Result, round_down, round_up};
 use super::cache::write_zeros;
 use super::image::Image;
 use super::tables::Found;
-use crate::entry::{L2Entry, Subcluster, Subclusters};
+use crate::entry::{L1Entry, L2Entry, Subcluster, Subclusters};
 
 impl Image {
     /// Makes the first part of a range read as zeros, and gives its end. The range lies within the disk.
@@ -35,6 +35,48 @@ impl Image {
             }
         }
         Ok(part_end)
+    }
+
+    /// Gives up all clusters of the disk, so that what lies below shows. The L1 table stays where it is, for a file that
+    /// can be cut short.
+    pub(super) fn empty_all(&mut self) -> Result<()> {
+        self.prepare()?;
+        let l1 = self.l1.clone();
+        for index in 0..l1.len() {
+            self.set_l1(index, L1Entry(0));
+        }
+        self.release_tree(&l1)?;
+        self.commit()?;
+        self.empty_data_file(0, self.size)?;
+        self.cut_unused_end()
+    }
+
+    /// Makes holes of all zero clusters, or data where something lies below.
+    pub(super) fn expand_zeros(&mut self) -> Result<()> {
+        self.prepare()?;
+        let mut at = 0;
+        while at < self.size {
+            if !self.has_table(at) {
+                let coverage = self.geometry.l2_coverage();
+                at = round_down(at, coverage).saturating_add(coverage);
+                continue;
+            }
+            let len = self.left_of_cluster(at).min(self.size - at);
+            let found = self.find(at)?;
+            if !found.entry.is_compressed() && found.subclusters == Subclusters::ZEROS {
+                match self.files.below {
+                    // At most a cluster.
+                    Some(_) => self.write_part(&vec![0; usize::try_from(len).unwrap_or(0)], at)?,
+                    None => {
+                        self.set(at, L2Entry::HOLE, Subclusters::HOLES)?;
+                        self.release(found.entry);
+                    }
+                }
+                self.prepare()?;
+            }
+            at += len;
+        }
+        Ok(())
     }
 
     /// Where a guest offset has neither a table nor anything below: the guest offset behind what the table would cover.

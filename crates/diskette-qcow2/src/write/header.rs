@@ -6,6 +6,7 @@ use zerocopy::IntoBytes;
 use super::encrypt::LuksPlace;
 use super::options::{Settings, Version};
 use crate::FORMAT;
+use crate::geometry::Geometry;
 use crate::spec;
 
 /// Where the tables of a new image lie. Complete by nature.
@@ -117,9 +118,10 @@ fn add_extensions(bytes: &mut Vec<u8>, settings: &Settings, luks: Option<LuksPla
         };
         add_extension(bytes, spec::EXTENSION_ENCRYPTION, extension.as_bytes());
     }
-    // As others do: the names have no room in a small header, and version 2 has no features.
-    if settings.version == Version::V3 && settings.geometry.cluster_size() > 4096 {
-        add_extension(bytes, spec::EXTENSION_FEATURE_NAMES, &feature_names());
+    if settings.version == Version::V3
+        && let Some(names) = feature_names(settings.geometry)
+    {
+        add_extension(bytes, spec::EXTENSION_FEATURE_NAMES, &names);
     }
     add_extension(bytes, spec::EXTENSION_END, &[]);
 }
@@ -135,7 +137,11 @@ fn add_extension(bytes: &mut Vec<u8>, kind: u32, data: &[u8]) {
     bytes.resize(bytes.len().next_multiple_of(8), 0);
 }
 
-fn feature_names() -> Vec<u8> {
+/// The table of feature names in an image of version 3. As others do it: there is no room for it in a small header.
+pub(crate) fn feature_names(geometry: Geometry) -> Option<Vec<u8>> {
+    if geometry.cluster_size() <= 4096 {
+        return None;
+    }
     let mut table = Vec::new();
     for (word, bit, text) in spec::FEATURE_NAMES {
         let mut name = [0; 46];
@@ -144,7 +150,7 @@ fn feature_names() -> Vec<u8> {
         }
         table.extend_from_slice(spec::FeatureName { word, bit, name }.as_bytes());
     }
-    table
+    Some(table)
 }
 
 fn to_u32(number: u64) -> Result<u32> {

@@ -21,6 +21,8 @@ use diskette_core::{
 };
 
 use crate::{Qcow2, edit};
+pub(crate) use header::feature_names;
+
 use encrypt::NewEncryption;
 use in_order::InOrder;
 use layout::Layout;

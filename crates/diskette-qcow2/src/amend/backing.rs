@@ -1,0 +1,34 @@
+//! Overlays: what lies below them.
+
+use std::sync::Arc;
+
+use diskette_core::{BackingImage, Error, OpenContext, OverlayFormat, Result, StorageMut};
+
+use super::head::Head;
+use crate::header::Header;
+use crate::{FORMAT, Qcow2, edit};
+
+impl OverlayFormat for Qcow2 {
+    fn set_backing(
+        &self,
+        image: Arc<dyn StorageMut>,
+        backing: Option<&BackingImage>,
+        cx: &OpenContext<'_>,
+    ) -> Result<()> {
+        let features = Header::read(&*image, cx.limits)?.features;
+        let why = if features.corrupt() {
+            "another image below one that is marked as corrupt (check and repair it first)"
+        } else if features.data_file_raw() && backing.is_some() {
+            "an image below one with a raw data file"
+        } else {
+            let mut head = Head::read(&*image, cx.limits)?;
+            head.set_backing(backing)?;
+            return head.write();
+        };
+        Err(Error::unsupported(FORMAT, why))
+    }
+
+    fn empty(&self, image: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Result<()> {
+        edit::empty(image, cx)
+    }
+}
