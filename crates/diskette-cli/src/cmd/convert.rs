@@ -3,7 +3,7 @@
 mod ova;
 
 use std::io;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,7 +15,8 @@ use diskette::engine::{
 use diskette::{Appliance, Arrived, Conversion, Incoming};
 
 use crate::args::{
-    FormatOptions, Opening, Work, backing, cache_mode, size, snapshot_name, without_containers,
+    FormatOptions, Opening, Work, backing, cache_mode, rate, size, snapshot_name,
+    without_containers,
 };
 use crate::failure::{Failure, Outcome};
 use crate::pipes::{self, Pipe};
@@ -106,6 +107,14 @@ pub(crate) struct Convert {
     /// Accepted for qemu-img's sake: all cores work, and what is written is always the same
     #[arg(short = 'W', long)]
     oob_writes: bool,
+
+    /// Accepted for qemu-img's sake
+    #[arg(short = 'C', long)]
+    copy_range_offloading: bool,
+
+    /// How many bytes a second may be copied
+    #[arg(short, long, value_name = "RATE", value_parser = rate)]
+    rate: Option<NonZeroU64>,
 
     /// Take what is lost of a damaged source for zeros
     #[arg(long)]
@@ -299,6 +308,7 @@ impl Convert {
     ) -> ConvertOptions<'a> {
         let mut engine = ConvertOptions::default();
         engine.control = self.work.control(tell);
+        engine.control.rate = self.rate;
         engine.sparse_size = self.sparse_size;
         engine.target_is_zero = self.target_is_zero;
         engine
