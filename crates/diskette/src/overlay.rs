@@ -53,6 +53,15 @@ pub struct Rebase<'a> {
     pub control: Control<'a>,
 }
 
+/// What an overlay lies over, and is to lie over.
+struct Around {
+    /// The overlay, and all below it.
+    chain: Chain,
+    /// All below it, once more.
+    below: Option<Chain>,
+    new: Option<Chain>,
+}
+
 impl Commit<'_> {
     /// Brings it down. A base that is shorter than the overlay grows.
     ///
@@ -174,20 +183,36 @@ impl Rebase<'_> {
         let options = in_hand(options);
         let overlay = lock(path)?;
         let format = registry().choose(&options.format, &*overlay)?;
-        let changed = overlays(format)?;
+        overlays(format)?;
         if let Some(backing) = &self.backing {
             registry().get(&backing.format)?;
         }
-        if !self.name_only {
-            let new = self.open_new(path, &options)?;
-            let chain = crate::open_with(path, &options)?;
-            let below = crate::open_with(path, &options)?.into_below();
+        let around = match self.name_only {
+            true => None,
+            false => Some(Around {
+                new: self.open_new(path, &options)?,
+                chain: crate::open_with(path, &options)?,
+                below: crate::open_with(path, &options)?.into_below(),
+            }),
+        };
+        self.change(overlay, format, around, &options)
+    }
+
+    /// First the data, then the name.
+    fn change(
+        &self,
+        overlay: Arc<dyn StorageMut>,
+        format: &'static dyn Format,
+        around: Option<Around>,
+        options: &OpenOptions,
+    ) -> Result<()> {
+        if let Some(Around { chain, below, new }) = around {
             let below = below.map(|below| Arc::new(below) as _);
-            let target =
-                writable(format.name())?.edit(Arc::clone(&overlay), below, &options.context())?;
+            let writable = writable(format.name())?;
+            let target = writable.edit(Arc::clone(&overlay), below, &options.context())?;
             self.copy(&chain, new.as_ref(), &*target)?;
         }
-        changed.set_backing(overlay, self.backing.as_ref(), &options.context())
+        overlays(format)?.set_backing(overlay, self.backing.as_ref(), &options.context())
     }
 
     fn copy(&self, chain: &Chain, new: Option<&Chain>, target: &dyn BlockWriter) -> Result<()> {
@@ -263,4 +288,83 @@ fn overlays(format: &'static dyn Format) -> Result<&'static dyn OverlayFormat> {
     let what = "changing what lies below an image";
     let overlays = format.overlays();
     overlays.ok_or_else(|| Error::unsupported(format.name(), what))
+}
+
+#[cfg(test)]
+mod tests {
+    use diskette_core::{BlockReaderExt, NewImage, NoParts, Opened};
+    use diskette_storage::MemoryStorage;
+    use diskette_testkit::{RecordingStorage, Rng};
+
+    use super::*;
+
+    const SIZE: usize = 300 << 10;
+
+    fn opened(format: &str, bytes: Vec<u8>) -> Opened {
+        let mut options = OpenOptions::default();
+        options.format = FormatChoice::Named(format.to_owned());
+        let storage = Arc::new(MemoryStorage::new(bytes));
+        registry().open(storage, &options).unwrap()
+    }
+
+    fn raw(byte: u8, len: usize) -> Opened {
+        opened("raw", vec![byte; len])
+    }
+
+    /// The overlay's disk over the base that it names.
+    fn disk(image: Vec<u8>) -> Vec<u8> {
+        let top = opened("qcow2", image);
+        let below = match top.backing.as_ref().map(|below| below.target.as_str()) {
+            Some("old.raw") => Some(raw(1, SIZE / 2)),
+            Some(_) => Some(raw(2, SIZE)),
+            None => None,
+        };
+        let mut chain = Chain::new(top);
+        if let Some(below) = below {
+            chain.push(below).unwrap();
+        }
+        chain.read_vec(0, SIZE).unwrap()
+    }
+
+    #[test]
+    fn the_guest_sees_no_difference_wherever_a_rebase_is_cut_off() {
+        let format = registry().get("qcow2").unwrap();
+        let what = NewImage::new(SIZE as u64)
+            .with_option("cluster_size", "4k")
+            .with_backing(BackingImage::new("old.raw", "raw"));
+        let storage = Arc::new(MemoryStorage::new(Vec::new()));
+        let to = Arc::clone(&storage) as Arc<dyn StorageMut>;
+        let writer = format.writable().unwrap().create(to, &NoParts, &what);
+        writer.unwrap().finish().unwrap();
+        let image = storage.to_vec();
+        let before = disk(image.clone());
+
+        let new = BackingImage::new("new.raw", "raw");
+        for rebase in [Rebase::onto(new), Rebase::onto_nothing()] {
+            let overlay = Arc::new(RecordingStorage::new(image.clone()));
+            let mut chain = Chain::new(opened("qcow2", image.clone()));
+            chain.push(raw(1, SIZE / 2)).unwrap();
+            let around = Around {
+                chain,
+                below: Some(Chain::new(raw(1, SIZE / 2))),
+                new: rebase.backing.as_ref().map(|_| Chain::new(raw(2, SIZE))),
+            };
+            let to = Arc::clone(&overlay) as Arc<dyn StorageMut>;
+            let options = OpenOptions::default();
+            rebase.change(to, format, Some(around), &options).unwrap();
+            let mut rng = Rng::new(3);
+            let count = overlay.operations().len();
+            for done in 0..=count {
+                assert!(disk(overlay.bytes_after(done)) == before, "{done}");
+                let torn = overlay.bytes_after_crash(done, &mut rng);
+                assert!(disk(torn) == before, "{done} of {count}");
+            }
+            assert_ne!(
+                opened("qcow2", overlay.bytes())
+                    .backing
+                    .map(|below| below.target),
+                Some("old.raw".to_owned())
+            );
+        }
+    }
 }
