@@ -10,6 +10,8 @@ use crate::{Error, Result};
 pub struct Limits {
     /// Bytes of one table kept in memory whole: a QCOW2 L1 table, a grain directory.
     pub table_bytes: u64,
+    /// Bytes of what a check keeps of an image: the uses of its clusters.
+    pub check_bytes: u64,
     /// Bytes of tables that are read when needed and kept while there is room, for one image.
     pub cache_bytes: u64,
     /// Layers in a chain, the top one included.
@@ -36,8 +38,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            table_bytes: 64 << 20,
-            cache_bytes: 16 << 20,
+            table_bytes: 16 << 20,
+            check_bytes: 40 << 20,
+            cache_bytes: 8 << 20,
             chain_depth: 256,
             parts: 4096,
             descriptor_bytes: 1 << 20,
@@ -55,6 +58,11 @@ impl Limits {
     /// Whether a table of `wanted` bytes may be kept in memory.
     pub fn allow_table(&self, what: &'static str, wanted: u64) -> Result<()> {
         allow(what, wanted, self.table_bytes)
+    }
+
+    /// Whether a check may keep `wanted` bytes.
+    pub fn allow_check(&self, what: &'static str, wanted: u64) -> Result<()> {
+        allow(what, wanted, self.check_bytes)
     }
 
     /// Whether an image may consist of `wanted` files.

@@ -11,16 +11,17 @@ use crate::{Result, Storage, StorageExt};
 /// Entries of type `E` (one of zerocopy's byte-order types, or a struct of them), as they were stored.
 #[derive(Clone)]
 pub struct Table<E> {
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     entry: PhantomData<fn() -> E>,
 }
 
 impl<E: FromBytes + Immutable + KnownLayout + Unaligned + Copy> Table<E> {
     /// A table of these bytes. Bytes that are no whole entry at the end do not count.
     #[must_use]
-    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self {
-            bytes: bytes.into(),
+            // Kept where they are: a copy would cost as much again.
+            bytes: Arc::new(bytes.into()),
             entry: PhantomData,
         }
     }

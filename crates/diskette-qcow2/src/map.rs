@@ -1,5 +1,7 @@
 //! Guest offset to extent: L1, kept whole; L2, table by table; entries, and the subclusters of extended ones.
 
+use std::ops::Range;
+
 use diskette_core::{
     Extent, ExtentKind, Field, HostOffset, Limits, Result, Storage, StorageExt, Table, TableCache,
 };
@@ -24,6 +26,8 @@ pub(crate) struct Map {
     data_file_size: Option<u64>,
     /// Whether what is lost behind the file's end reads as zeros.
     salvage: bool,
+    /// Where tables lie that have a place in the header.
+    tables: [(&'static str, Range<u64>); 2],
 }
 
 /// An L2 table, with what is needed to complain about it.
@@ -50,16 +54,30 @@ impl Map {
     ) -> Result<Self> {
         let file_size = storage.total_size()?;
         let geometry = header.geometry;
+        let table = read_l1(storage, l1, file_size, salvage)?;
+        if !salvage {
+            expect_tables_of_their_own(&table, l1, file_size / geometry.cluster_size())?;
+        }
         Ok(Self {
             geometry,
             version: header.version,
             disk_size: header.size,
             l1_offset: l1.offset,
-            l1: read_l1(storage, l1, file_size, salvage)?,
+            l1: table,
             l2: TableCache::new(limits.cache_bytes, geometry.cluster_size()),
             file_size,
             data_file_size,
             salvage,
+            tables: [
+                ("the L1 table", range(l1.offset, 8 * l1.entries)),
+                (
+                    "the refcount table",
+                    range(
+                        header.refcount_table.offset,
+                        u64::from(header.refcount_table.clusters) * geometry.cluster_size(),
+                    ),
+                ),
+            ],
         })
     }
 
@@ -101,7 +119,10 @@ impl Map {
         let left = self.l1.entries().get(first..).unwrap_or_default();
         let empty = left
             .iter()
-            .take_while(|entry| L1Entry(entry.get()).table_offset() == 0)
+            .take_while(|entry| match self.salvage {
+                true => L1Entry(entry.get()).table_offset() == 0,
+                false => **entry == U64::ZERO,
+            })
             .zip(0..LONGEST_RUN)
             .count();
         if empty == left.len() {
@@ -205,7 +226,16 @@ impl Map {
 
     /// Where an uncompressed cluster has its place, if it has one.
     fn place(&self, table: &L2Table, l2_index: u64, entry: L2Entry) -> Result<Option<HostOffset>> {
+        if !self.salvage && entry.reserved_bits() != 0 {
+            return Err(self
+                .claim(table, l2_index)
+                .malformed("with reserved bits set"));
+        }
         let Some(offset) = entry.place(self.data_file_size.is_some()) else {
+            if !self.salvage && entry.is_copied() && !entry.is_zero() {
+                let claim = self.claim(table, l2_index);
+                return Err(claim.malformed("no cluster, but marked as its only user"));
+            }
             return Ok(None);
         };
         if !self.geometry.is_aligned(offset) {
@@ -213,6 +243,10 @@ impl Map {
             return Err(claim.malformed(format!("its cluster at {offset:#x} is not aligned")));
         }
         if self.data_file_size.is_none() {
+            if let Some(what) = self.what_lies_at(offset) {
+                let claim = self.claim(table, l2_index);
+                return Err(claim.malformed(format!("its cluster lies over {what}")));
+            }
             return Ok(Some(HostOffset::new(offset)));
         }
         let guest = self.geometry.cluster_start(table.l1_index, l2_index);
@@ -272,13 +306,22 @@ impl Map {
         let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
         let entry = self.l1.get(index).unwrap_or_default();
         let offset = L1Entry(entry.get()).table_offset();
-        if offset == 0 {
-            return Ok(None);
-        }
         let claim = || {
             let at = self.l1_offset.saturating_add(8 * l1_index);
             field(format!("l1_entry[{l1_index}]"), at, entry)
         };
+        if offset == 0 && (entry == U64::ZERO || self.salvage) {
+            return Ok(None);
+        }
+        if !self.salvage && L1Entry(entry.get()).reserved_bits() != 0 {
+            return Err(claim().malformed("with reserved bits set"));
+        }
+        if offset == 0 {
+            return Err(claim().malformed("no L2 table, but marked as its only user"));
+        }
+        if let Some(what) = self.what_lies_at(offset) {
+            return Err(claim().malformed(format!("its L2 table lies over {what}")));
+        }
         if !self.geometry.is_aligned(offset) {
             return Err(claim().malformed(format!("its L2 table at {offset:#x} is not aligned")));
         }
@@ -302,6 +345,17 @@ impl Map {
         }))
     }
 
+    /// What of the image's own tables has the cluster at `offset`, where that can be told without a look. What else lies
+    /// over each other is found by a check.
+    fn what_lies_at(&self, offset: u64) -> Option<&'static str> {
+        if self.salvage {
+            return None;
+        }
+        let tables = self.tables.iter();
+        let mut found = tables.filter(|(_, place)| place.contains(&offset));
+        found.next().map(|(name, _)| *name)
+    }
+
     fn entry(&self, table: &L2Table, l2_index: u64) -> L2Entry {
         let words = self.geometry.l2_entry_size() / 8;
         L2Entry(self.word(table, l2_index * words))
@@ -322,6 +376,21 @@ impl Map {
         let entry = self.entry(table, l2_index);
         field(name, self.entry_offset(table, l2_index), entry.0)
     }
+}
+
+/// That not all entries can lead to one table: a look at a small file would have no end.
+fn expect_tables_of_their_own(l1: &Table<U64>, at: &L1Location, clusters: u64) -> Result<()> {
+    let used = l1.entries().iter().filter(|entry| **entry != U64::ZERO);
+    let count = used.count();
+    if count as u64 <= clusters {
+        return Ok(());
+    }
+    let why = format!("{count} of them lead to L2 tables, and the file has {clusters} clusters");
+    Err(field("l1_table", at.offset, at.entries).malformed(why))
+}
+
+const fn range(start: u64, len: u64) -> Range<u64> {
+    start..start.saturating_add(len)
 }
 
 /// The whole L1 table. It may end where the file does, but not beyond.

@@ -14,7 +14,7 @@ impl CheckableFormat for Vdi {
     fn check(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<CheckReport> {
         let header = Header::read(&*storage, cx.limits)?;
         cx.limits
-            .allow_table("vdi: check's bitmap", header.block_count / 8)?;
+            .allow_check("vdi: check's bitmap", header.block_count)?;
         let file_size = storage.total_size()?;
         let map = Map::new(header, cx.limits, cx.salvage);
         let header = map.header();

@@ -117,7 +117,7 @@ struct Used {
 impl Used {
     fn new(file_size: u64, limits: &Limits) -> Result<Self> {
         let words = file_size.div_ceil(ALIGNMENT).div_ceil(64);
-        limits.allow_table("map of the file's use", words.saturating_mul(8))?;
+        limits.allow_check("map of the file's use", words.saturating_mul(8))?;
         Ok(Self {
             words: vec![0; usize::try_from(words).unwrap_or(usize::MAX)],
         })

@@ -57,7 +57,7 @@ fn check_grains<L: Layout>(
     cx: &OpenContext<'_>,
     report: &mut CheckReport,
 ) -> Result<()> {
-    let mut uses = Uses::new(cx.limits.table_bytes);
+    let mut uses = Uses::new(cx.limits.check_bytes);
     let mut seen = HashSet::new();
     for index in grains.table_indices() {
         match grains.table(index) {

@@ -26,7 +26,7 @@ impl Counts {
     /// Counts for at least `len` clusters.
     pub(super) fn new(len: u64, limits: &Limits) -> Result<Self> {
         let pages = len.div_ceil(PAGE_LEN) + 1;
-        limits.allow_table(WHAT, pages.saturating_mul(size_of::<usize>() as u64))?;
+        limits.allow_check(WHAT, pages.saturating_mul(size_of::<usize>() as u64))?;
         Ok(Self {
             pages: vec![None; usize::try_from(pages).unwrap_or(0)],
             above: HashMap::new(),
@@ -47,7 +47,7 @@ impl Counts {
         let counted = self.add_one(cluster, most)?;
         if !counted && self.beyond.insert(cluster) {
             self.page_bytes += 2 * size_of::<u64>() as u64;
-            self.limits.allow_table(WHAT, self.page_bytes)?;
+            self.limits.allow_check(WHAT, self.page_bytes)?;
         }
         Ok(counted)
     }
@@ -60,7 +60,7 @@ impl Counts {
         };
         if slot.is_none() {
             self.page_bytes += 2 * PAGE_LEN;
-            self.limits.allow_table(WHAT, self.page_bytes)?;
+            self.limits.allow_check(WHAT, self.page_bytes)?;
         }
         let count = &mut slot.get_or_insert_with(|| Box::new([0; PAGE]))[index];
         if u64::from(*count) >= most {

@@ -141,7 +141,7 @@ impl Mender<'_> {
         let bytes = (moves.len() as u64).saturating_mul(size_of::<Move>() as u64);
         self.cx
             .limits
-            .allow_table("qcow2: repair's list of moves", bytes)?;
+            .allow_check("qcow2: repair's list of moves", bytes)?;
         Ok(moves)
     }
 

@@ -61,7 +61,7 @@ impl Mender<'_> {
                 }
             }
             let bytes = (l2s.len() as u64).saturating_mul(32);
-            self.cx.limits.allow_table(TABLES, bytes)?;
+            self.cx.limits.allow_check(TABLES, bytes)?;
         }
         Ok(Trees { l1s, l2s })
     }
