@@ -232,10 +232,6 @@ impl Map {
                 .malformed("with reserved bits set"));
         }
         let Some(offset) = entry.place(self.data_file_size.is_some()) else {
-            if !self.salvage && entry.is_copied() && !entry.is_zero() {
-                let claim = self.claim(table, l2_index);
-                return Err(claim.malformed("no cluster, but marked as its only user"));
-            }
             return Ok(None);
         };
         if !self.geometry.is_aligned(offset) {
@@ -319,11 +315,11 @@ impl Map {
         if offset == 0 {
             return Err(claim().malformed("no L2 table, but marked as its only user"));
         }
-        if let Some(what) = self.what_lies_at(offset) {
-            return Err(claim().malformed(format!("its L2 table lies over {what}")));
-        }
         if !self.geometry.is_aligned(offset) {
             return Err(claim().malformed(format!("its L2 table at {offset:#x} is not aligned")));
+        }
+        if let Some(what) = self.what_lies_at(offset) {
+            return Err(claim().malformed(format!("its L2 table lies over {what}")));
         }
         let len = self.geometry.cluster_size();
         if offset.saturating_add(len) > self.file_size && !self.salvage {

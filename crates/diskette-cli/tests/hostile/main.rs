@@ -9,6 +9,7 @@
 mod case;
 mod others;
 mod qcow2;
+mod references;
 mod run;
 mod vdi;
 mod vhdx;
