@@ -48,6 +48,57 @@ fn no_crate_has_a_feature_for_a_format() {
     }
 }
 
+/// A format opens no file, starts no program and asks no network: it has a storage, and a resolver.
+#[test]
+fn formats_cannot_open_files() {
+    const ROOMS: [&str; 5] = [
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::os",
+        "File::open",
+    ];
+    const CRATES: [&str; 6] = [
+        "diskette-storage",
+        "tempfile",
+        "rustix",
+        "nix",
+        "memmap2",
+        "libc",
+    ];
+    for format in [
+        "raw", "luks", "vdi", "vpc", "vmdk", "vhdx", "qcow2", "core", "codec", "crypto",
+    ] {
+        let name = full_name(format);
+        let manifest = &all_manifests()[&name];
+        let listed = manifest.get("dependencies").and_then(toml::Value::as_table);
+        for import in listed.into_iter().flat_map(toml::Table::keys) {
+            assert!(
+                !CRATES.contains(&import.as_str()),
+                "{name} imports {import}"
+            );
+        }
+        let mut folders = vec![root().join("crates").join(&name).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).expect("a folder of sources") {
+                let path = entry.expect("a source").path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let text = read(&path);
+                let code = text
+                    .lines()
+                    .filter(|line| !line.trim_start().starts_with("//"));
+                for line in code.take_while(|line| !line.starts_with("#[cfg(test)]")) {
+                    let room = ROOMS.iter().find(|room| line.contains(**room));
+                    assert_eq!(room, None, "{} has: {line}", path.display());
+                }
+            }
+        }
+    }
+}
+
 /// What each crate may import, as the table says.
 fn table() -> BTreeMap<String, BTreeSet<String>> {
     let text = read(&root().join("ARCHITECTURE.md"));
