@@ -64,8 +64,11 @@ fn stream_of(disk: &[u8]) -> Vec<u8> {
 fn without_ids(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let (before, behind) = text.split_once("CID=").expect("a descriptor");
-    let (_, behind) = behind.split_once('\n').expect("a line");
-    format!("{before}{behind}")
+    let (id, behind) = behind.split_once('\n').expect("a line");
+    // Zeros fill the descriptor up: as many more as the number had digits, which may be fewer than eight.
+    let (descriptor, behind) = behind.split_once('\0').unwrap_or((behind, ""));
+    let filling = "\0".repeat(id.len() + 1);
+    format!("{before}{descriptor}{filling}{behind}")
         .trim_end_matches('\0')
         .to_owned()
 }
