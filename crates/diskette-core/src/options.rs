@@ -17,6 +17,24 @@ pub struct OptionSpec {
     pub help: &'static str,
 }
 
+impl OptionSpec {
+    /// An option, for a format's list.
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        takes: &'static str,
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            takes,
+            default,
+            help,
+        }
+    }
+}
+
 /// Options by name, in the order in which they were given. The last of a name counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {

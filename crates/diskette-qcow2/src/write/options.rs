@@ -28,82 +28,68 @@ pub(super) const OPTIONS: &[OptionSpec] = &{
 };
 
 const PLAIN_OPTIONS: &[OptionSpec] = &[
-    option("backing_file", "name", "", "the image below"),
-    option("backing_fmt", "format", "", "the format of the image below"),
-    option(
+    OptionSpec::new("backing_file", "name", "", "the image below"),
+    OptionSpec::new("backing_fmt", "format", "", "the format of the image below"),
+    OptionSpec::new(
         "cluster_size",
         "size",
         "65536",
         "bytes of a cluster, 512 to 2M",
     ),
-    option("compat", "0.10|v2|1.1|v3", "1.1", "version of the format"),
-    option(
+    OptionSpec::new("compat", "0.10|v2|1.1|v3", "1.1", "version of the format"),
+    OptionSpec::new(
         "compression_level",
         "number",
         "",
         "from fast to small: zlib 0 to 9 (9), zstd -7 to 22 (3)",
     ),
-    option(
+    OptionSpec::new(
         "compression_type",
         "zlib|zstd",
         "zlib",
         "how clusters are compressed",
     ),
-    option(
+    OptionSpec::new(
         "compression_window",
         "4k|32k",
         "4k",
         "how far zlib looks back; some readers cannot read 32k",
     ),
-    option("data_file", "name", "", "not supported yet"),
-    option("data_file_raw", "on|off", "off", "not supported yet"),
-    option(
+    OptionSpec::new("data_file", "name", "", "not supported yet"),
+    OptionSpec::new("data_file_raw", "on|off", "off", "not supported yet"),
+    OptionSpec::new(
         "encrypt.format",
         "luks",
         "",
         "encrypt guest data; aes is only read",
     ),
-    option("encryption", "on|off", "off", "aes, which is only read"),
-    option(
+    OptionSpec::new("encryption", "on|off", "off", "aes, which is only read"),
+    OptionSpec::new(
         "extended_l2",
         "on|off",
         "off",
         "allocate by the 32nd of a cluster",
     ),
-    option(
+    OptionSpec::new(
         "lazy_refcounts",
         "on|off",
         "off",
         "let writers put off refcounts",
     ),
-    option(
+    OptionSpec::new(
         "preallocation",
         "off|metadata|falloc|full",
         "off",
         "what is allocated from the start",
     ),
-    option(
+    OptionSpec::new(
         "refcount_bits",
         "number",
         "16",
         "bits of a refcount, 1 to 64",
     ),
-    option("size", "size", "", "bytes of the disk"),
+    OptionSpec::new("size", "size", "", "bytes of the disk"),
 ];
-
-const fn option(
-    name: &'static str,
-    takes: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> OptionSpec {
-    OptionSpec {
-        name,
-        takes,
-        default,
-        help,
-    }
-}
 
 /// What a new image will be. Every combination that exists is a sound one.
 #[derive(Clone, Debug)]

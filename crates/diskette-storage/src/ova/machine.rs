@@ -6,59 +6,45 @@ use super::FORMAT;
 
 /// The options by which a new OVA is described.
 pub(super) const OPTIONS: &[OptionSpec] = &[
-    option(
+    OptionSpec::new(
         "compression_level",
         "number",
         "",
         "how the disks are compressed, from 0 to 9",
     ),
-    option("cpus", "number", "2", "processors"),
-    option(
+    OptionSpec::new("cpus", "number", "2", "processors"),
+    OptionSpec::new(
         "disk_controller",
         "lsilogic|pvscsi|ahci|ide",
         "lsilogic",
         "what the disks hang on",
     ),
-    option("memory", "size", "2G", "memory, whole MiB"),
-    option(
+    OptionSpec::new("memory", "size", "2G", "memory, whole MiB"),
+    OptionSpec::new(
         "name",
         "text",
         "",
         "the machine's name; that of the file if not given",
     ),
-    option(
+    OptionSpec::new(
         "network",
         "text",
         "VM Network",
         "the network of the adapter",
     ),
-    option(
+    OptionSpec::new(
         "nic",
         "e1000|e1000e|pcnet32|vmxnet3|none",
         "e1000",
         "the network adapter",
     ),
-    option(
+    OptionSpec::new(
         "os",
         "other|other64|linux|linux64|debian64|ubuntu64|rhel64|sles64|freebsd64|windows64",
         "other64",
         "the guest's system",
     ),
 ];
-
-const fn option(
-    name: &'static str,
-    takes: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> OptionSpec {
-    OptionSpec {
-        name,
-        takes,
-        default,
-        help,
-    }
-}
 
 /// A machine, as an OVA describes it.
 #[derive(Clone, Debug)]

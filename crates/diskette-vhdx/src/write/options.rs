@@ -14,58 +14,44 @@ use crate::spec::{FORMAT, MAX_DISK_SIZE};
 
 /// The options, as qemu-img names them, and two of our own.
 pub(super) const OPTIONS: &[OptionSpec] = &[
-    option(
+    OptionSpec::new(
         "block_size",
         "size",
         "0",
         "bytes of a block, a power of two from 1M to 256M; 0: by the disk's size",
     ),
-    option(
+    OptionSpec::new(
         "block_state_zero",
         "on|off",
         "on",
         "say of blocks without data that they are zero, not that they are absent",
     ),
-    option(
+    OptionSpec::new(
         "log_size",
         "size",
         "1048576",
         "bytes of the log, rounded up to 1M",
     ),
-    option(
+    OptionSpec::new(
         "logical_sector_size",
         "512|4096",
         "512",
         "the sectors that the guest sees; partition tables count in them",
     ),
-    option("size", "size", "", "bytes of the disk, at most 64T"),
-    option(
+    OptionSpec::new("size", "size", "", "bytes of the disk, at most 64T"),
+    OptionSpec::new(
         "subformat",
         "dynamic|fixed",
         "dynamic",
         "blocks that are made when they are needed, or all of them from the start",
     ),
-    option(
+    OptionSpec::new(
         "uuid",
         "UUID|random|derived",
         "derived",
         "the disk's identification (page 83); derived from its content, or random",
     ),
 ];
-
-const fn option(
-    name: &'static str,
-    takes: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> OptionSpec {
-    OptionSpec {
-        name,
-        takes,
-        default,
-        help,
-    }
-}
 
 /// What a new image will be. Every combination that exists is a sound one.
 #[derive(Clone, Debug)]

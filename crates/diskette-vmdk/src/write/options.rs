@@ -11,67 +11,53 @@ use crate::descriptor::NO_PARENT;
 
 /// The options, as qemu-img names them, and two of our own.
 pub(super) const OPTIONS: &[OptionSpec] = &[
-    option(
+    OptionSpec::new(
         "adapter_type",
         "ide|lsilogic|buslogic|legacyESX",
         "ide",
         "the controller that the disk is made for",
     ),
-    option("backing_file", "name", "", "the image below"),
-    option("backing_fmt", "vmdk", "", "the format of the image below"),
-    option(
+    OptionSpec::new("backing_file", "name", "", "the image below"),
+    OptionSpec::new("backing_fmt", "vmdk", "", "the format of the image below"),
+    OptionSpec::new(
         "cid",
         "derived|random|8 hex digits",
         "derived",
         "the content's id, by which an image over this one knows it",
     ),
-    option("compat6", "on|off", "off", "hardware version 6"),
-    option(
+    OptionSpec::new("compat6", "on|off", "off", "hardware version 6"),
+    OptionSpec::new(
         "compression_level",
         "number",
         "",
         "of streamOptimized: from fast to small, 0 to 9",
     ),
-    option("hwversion", "number", "4", "the hardware version"),
-    option(
+    OptionSpec::new("hwversion", "number", "4", "the hardware version"),
+    OptionSpec::new(
         "size",
         "size",
         "",
         "the disk's size, where it is not given otherwise",
     ),
-    option(
+    OptionSpec::new(
         "subformat",
         "monolithicSparse|monolithicFlat|twoGbMaxExtentSparse|twoGbMaxExtentFlat|streamOptimized",
         "monolithicSparse",
         "how the disk is kept, and in how many files",
     ),
-    option(
+    OptionSpec::new(
         "toolsversion",
         "number",
         "2147483647",
         "the version of the guest's tools",
     ),
-    option(
+    OptionSpec::new(
         "zeroed_grain",
         "on|off",
         "off",
         "zeros over a backing image take no space; some readers cannot read it",
     ),
 ];
-
-const fn option(
-    name: &'static str,
-    takes: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> OptionSpec {
-    OptionSpec {
-        name,
-        takes,
-        default,
-        help,
-    }
-}
 
 /// What is asked for, found sound.
 #[derive(Clone, Debug)]

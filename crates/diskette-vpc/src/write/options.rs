@@ -14,52 +14,38 @@ use crate::footer::UNIQUE_ID;
 
 /// The options, as qemu-img names them, and three of our own.
 pub(super) const OPTIONS: &[OptionSpec] = &[
-    option(
+    OptionSpec::new(
         "azure",
         "on|off",
         "off",
         "what Azure takes: a fixed disk of whole MiB, the size rounded up",
     ),
-    option(
+    OptionSpec::new(
         "force_size",
         "on|off",
         "off",
         "the size as it was asked for, not rounded up to a geometry's",
     ),
-    option("size", "size", "", "bytes of the disk"),
-    option(
+    OptionSpec::new("size", "size", "", "bytes of the disk"),
+    OptionSpec::new(
         "subformat",
         "dynamic|fixed",
         "dynamic",
         "blocks that are made when they are needed, or all of the disk from the start",
     ),
-    option(
+    OptionSpec::new(
         "timestamp",
         "seconds|now",
         "946684800",
         "when the image was made, in seconds since 1970; at least 946684800",
     ),
-    option(
+    OptionSpec::new(
         "uuid",
         "UUID|random|derived",
         "derived",
         "the image's UUID; derived from its content, or random",
     ),
 ];
-
-const fn option(
-    name: &'static str,
-    takes: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> OptionSpec {
-    OptionSpec {
-        name,
-        takes,
-        default,
-        help,
-    }
-}
 
 /// What a new image will be. Every combination that exists is a sound one.
 #[derive(Clone, Debug)]
