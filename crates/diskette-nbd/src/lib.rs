@@ -8,14 +8,15 @@
 //! use std::os::unix::net::UnixListener;
 //! use std::sync::Arc;
 //!
-//! # fn disk() -> Arc<dyn diskette_core::BlockReader> { unimplemented!() }
-//! let export = diskette_nbd::Export::read_only("", disk());
+//! # fn serve(disk: Arc<dyn diskette_core::BlockReader>) -> Result<(), Box<dyn std::error::Error>> {
+//! let export = diskette_nbd::Export::read_only("", disk);
 //! let server = diskette_nbd::Server::new(export);
 //! let listener = UnixListener::bind("disk.sock")?;
 //! for client in listener.incoming() {
 //!     server.serve(client?)?;
 //! }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Ok(())
+//! # }
 //! ```
 
 mod handshake;
