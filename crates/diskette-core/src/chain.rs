@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 
 use crate::reader::check_range;
-use crate::{
-    BlockReader, Error, Extent, ExtentKind, HostOffset, ImageInfo, Opened, Reference, Result,
-};
+use crate::{BlockReader, Error, Extent, ExtentKind, ImageInfo, Opened, Reference, Result};
 
 /// One image of a chain.
 #[derive(Debug)]
@@ -175,25 +173,14 @@ impl BlockReader for Chain {
 
 /// The same extent with its file renumbered.
 fn with_files(extent: &Extent, renumber: impl Fn(u16) -> u16) -> Extent {
-    let moved = |at: HostOffset| HostOffset {
-        file: renumber(at.file),
-        ..at
-    };
-    let kind = match extent.kind {
-        ExtentKind::Data(at) => ExtentKind::Data(moved(at)),
-        ExtentKind::Unwritten(at) => ExtentKind::Unwritten(moved(at)),
-        ExtentKind::Encrypted(at) => ExtentKind::Encrypted(moved(at)),
-        ExtentKind::Compressed { at, len } => ExtentKind::Compressed { at: moved(at), len },
-        ExtentKind::Zero(at) => ExtentKind::Zero(at.map(moved)),
-        ExtentKind::Hole(at) => ExtentKind::Hole(at.map(moved)),
-    };
+    let kind = extent.kind.in_files(renumber);
     Extent { kind, ..*extent }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::BlockReaderExt;
+    use crate::{BlockReaderExt, HostOffset};
 
     /// A disk of `size` bytes that holds `fill` in `data`, and nothing elsewhere.
     #[derive(Debug)]

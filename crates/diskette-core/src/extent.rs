@@ -128,6 +128,23 @@ impl ExtentKind {
         }
     }
 
+    /// The same kind, with its file renumbered.
+    #[must_use]
+    pub fn in_files(self, renumber: impl Fn(u16) -> u16) -> Self {
+        let moved = |at: HostOffset| HostOffset {
+            file: renumber(at.file),
+            ..at
+        };
+        match self {
+            Self::Data(at) => Self::Data(moved(at)),
+            Self::Unwritten(at) => Self::Unwritten(moved(at)),
+            Self::Encrypted(at) => Self::Encrypted(moved(at)),
+            Self::Compressed { at, len } => Self::Compressed { at: moved(at), len },
+            Self::Zero(at) => Self::Zero(at.map(moved)),
+            Self::Hole(at) => Self::Hole(at.map(moved)),
+        }
+    }
+
     /// The same kind, for what lies `len` bytes further on.
     #[must_use]
     pub fn advanced(self, len: u64) -> Self {

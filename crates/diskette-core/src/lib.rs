@@ -21,6 +21,7 @@ mod blocks;
 mod cache;
 mod chain;
 mod check;
+mod edit;
 mod error;
 mod extent;
 mod field;
@@ -46,6 +47,9 @@ pub use blocks::{Place, PlacedBlocks, write_entries};
 pub use cache::TableCache;
 pub use chain::{Chain, Layer};
 pub use check::{CheckReport, CheckableFormat, Finding, Repair, RepairableFormat, Severity};
+pub use edit::{
+    Block, BlockEditor, BlockTable, EditedTable, LinearTable, NewPlace, Space, UsedUnits,
+};
 pub use error::{Claim, Error, Result};
 pub use extent::{Extent, ExtentKind, HostOffset};
 pub use field::Field;

@@ -6,6 +6,7 @@
 pub mod conformance;
 pub mod content;
 pub mod corpus;
+pub mod editing;
 pub mod failing;
 pub mod golden;
 pub mod qcow2;

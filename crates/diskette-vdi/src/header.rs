@@ -29,6 +29,7 @@ pub(crate) struct Header {
     pub modification: Uuid,
     pub modification_offset: u64,
     pub parent: Option<Parent>,
+    pub offsets: &'static FieldOffsets,
     pub warnings: Vec<String>,
 }
 
@@ -51,22 +52,23 @@ pub(crate) struct Parent {
 
 /// Where a version keeps the fields that both have. Version 0.2 has no offsets of its own: what is wrong with them lies in
 /// the block count.
-struct FieldOffsets {
+#[derive(Debug)]
+pub(crate) struct FieldOffsets {
     map_offset: u64,
     data_offset: u64,
-    disk_size: u64,
-    block_count: u64,
+    pub disk_size: u64,
+    pub block_count: u64,
     parent_uuid: u64,
 }
 
-const FIELDS_1_1: FieldOffsets = FieldOffsets {
+static FIELDS_1_1: FieldOffsets = FieldOffsets {
     map_offset: 340,
     data_offset: 344,
     disk_size: 368,
     block_count: 384,
     parent_uuid: 424,
 };
-const FIELDS_0_2: FieldOffsets = FieldOffsets {
+static FIELDS_0_2: FieldOffsets = FieldOffsets {
     map_offset: 364,
     data_offset: 364,
     disk_size: 352,
@@ -143,13 +145,14 @@ impl Header {
             modification: Uuid::from_bytes_le(raw.modification_uuid),
             modification_offset: 408,
             parent,
+            offsets: &FIELDS_1_1,
             warnings: Vec::new(),
         };
         let extra = field("header.block_extra", 380, raw.block_extra);
         if header.block_extra != 0 {
             extra.power_of_two_in(1..=header.block_size)?;
         }
-        header.checked(&FIELDS_1_1, storage)
+        header.checked(storage)
     }
 
     fn from_0_2(raw: &spec::Header02, storage: &dyn Storage, limits: &Limits) -> Result<Self> {
@@ -172,13 +175,15 @@ impl Header {
                 image,
                 modification: None,
             }),
+            offsets: &FIELDS_0_2,
             warnings: Vec::new(),
         };
-        header.checked(&FIELDS_0_2, storage)
+        header.checked(storage)
     }
 
     /// What is to be said of both versions: the map has room for the disk, lies within the file, and before the data.
-    fn checked(mut self, at: &FieldOffsets, storage: &dyn Storage) -> Result<Self> {
+    fn checked(mut self, storage: &dyn Storage) -> Result<Self> {
+        let at = self.offsets;
         const SIZE_MAX: u64 = i64::MAX as u64;
         let size = field("header.disk_size", at.disk_size, self.disk_size).within(0..=SIZE_MAX)?;
         let rounded = round_up(size, 512).unwrap_or(SIZE_MAX);

@@ -2,9 +2,9 @@
 //!
 //! | what | read | made | changed |
 //! | --- | --- | --- | --- |
-//! | dynamic | yes | yes | no |
+//! | dynamic | yes | yes | yes |
 //! | static | yes | yes | yes |
-//! | differencing, undo | yes, over a parent that is found by its UUID | differencing, over another VDI | no |
+//! | differencing, undo | yes, over a parent that is found by its UUID | differencing, over another VDI | yes |
 //! | header versions 1.1 and 0.2 (before VirtualBox 1.0) | yes | 1.1 | yes |
 //! | block sizes from 512 bytes to 256 MiB, extra bytes before each block | yes | 1 MiB, none | yes |
 //!
@@ -12,6 +12,7 @@
 //! compression. Read [`spec`](self) for the bytes, `map` for the way from a guest offset to a host offset.
 
 mod check;
+mod edit;
 mod header;
 mod map;
 mod reader;
@@ -59,7 +60,7 @@ impl Format for Vdi {
     }
 
     fn repairable(&self) -> Option<&dyn RepairableFormat> {
-        None
+        Some(self)
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {

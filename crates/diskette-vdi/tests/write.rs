@@ -157,14 +157,6 @@ fn a_static_image_is_written_in_place() {
     assert_ne!(changed[408..424], made[408..424], "its content is not");
 }
 
-#[test]
-fn an_image_that_grows_is_not_written_into() {
-    let made = image(&NewImage::new(3 * MIB), &[0, MIB, 2 * MIB]).unwrap();
-    let error = edit(&Arc::new(MemoryStorage::new(made))).unwrap_err();
-    let said = "vdi: writing into an image that is not static is not supported";
-    assert_eq!(error.to_string(), said);
-}
-
 fn edit(memory: &Arc<MemoryStorage>) -> Result<Box<dyn BlockWriter>> {
     let storage = Arc::clone(memory) as Arc<dyn StorageMut>;
     format().edit(storage, None, &OpenOptions::default().context())

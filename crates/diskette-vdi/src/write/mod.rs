@@ -1,4 +1,4 @@
-//! Making VDI images, and changing static ones.
+//! Making VDI images.
 
 mod image;
 mod options;
@@ -6,12 +6,11 @@ mod options;
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, BlockWriter, Error, ImageWriter, InPlace, Measure, NewId, NewImage, NewParts,
-    OpenContext, OptionSpec, Result, Storage, StorageExt, StorageMut, WritableFormat,
+    BlockReader, BlockWriter, ImageWriter, Measure, NewImage, NewParts, OpenContext, OptionSpec,
+    Result, StorageMut, WritableFormat,
 };
 
-use crate::header::{Header, Kind};
-use crate::{FORMAT, Vdi, reader};
+use crate::{Vdi, edit};
 use image::NewVdi;
 use options::{OPTIONS, Settings};
 
@@ -53,31 +52,12 @@ impl WritableFormat for Vdi {
         Ok(Box::new(NewVdi::new(to, Settings::new(what)?)?))
     }
 
-    /// Static images alone: their map never changes.
     fn edit(
         &self,
         image: Arc<dyn StorageMut>,
-        _below: Option<Arc<dyn BlockReader>>,
+        below: Option<Arc<dyn BlockReader>>,
         cx: &OpenContext<'_>,
     ) -> Result<Box<dyn BlockWriter>> {
-        let header = Header::read(&*image, cx.limits)?;
-        if header.kind != Kind::Static {
-            let feature = "writing into an image that is not static";
-            return Err(Error::unsupported(FORMAT, feature));
-        }
-        let storage = Arc::clone(&image) as Arc<dyn Storage>;
-        let reader = reader::open(storage, cx)?.reader;
-        let writer = InPlace::new(FORMAT, reader, Arc::clone(&image))?;
-        change_modification(&*image, &header)?;
-        Ok(Box::new(writer))
+        edit::open(image, below, cx)
     }
-}
-
-/// Children of the image as it was are to know that it is another one now.
-fn change_modification(image: &dyn StorageMut, header: &Header) -> Result<()> {
-    let uuid = NewId::after(header.modification);
-    let at = header.modification_offset;
-    image
-        .write_at(&uuid.to_bytes_le(), at)
-        .map_err(|source| image.failed("write", at, 16, source))
 }
