@@ -1,0 +1,3 @@
+//! The program `diskette-service`.
+
+fn main() {}
