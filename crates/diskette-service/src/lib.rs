@@ -1,3 +1,30 @@
 //! The thin service on top of diskette: uploads, catalog, overlays, launch.
 //!
-//! No code about image formats lives here: whatever looks inside of a disk is the library's.
+//! No code about image formats lives here: whatever looks inside of a disk is the library's. The service adds what a
+//! network needs: who may do what, what has come so far, what there is, and what went wrong.
+//!
+//! ```text
+//!  HTTP ─► origin ─► auth ─► api ─┬─► db      records and events, in one transaction
+//!                                 ├─► store   blobs named by their content, on the host's disk
+//!                                 └─► problem what is answered where it cannot be done
+//! ```
+
+#![allow(
+    dead_code,
+    reason = "what is settled and recorded here is used by the rooms that are built next"
+)]
+
+mod api;
+mod args;
+mod auth;
+mod db;
+mod events;
+mod metrics;
+mod origin;
+mod problem;
+mod server;
+mod settings;
+mod size;
+mod state;
+
+pub use args::run;

@@ -1,3 +1,7 @@
 //! The program `diskette-service`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    diskette_service::run(std::env::args_os())
+}

@@ -1,0 +1,81 @@
+//! The HTTP interface: routes, their description, and the layers around them.
+
+mod system;
+mod tokens;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::HeaderName;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::problem::{self, NOT_FOUND, Problem};
+use crate::state::Shared;
+use crate::{metrics, origin};
+
+/// All routes, with their layers.
+pub(crate) fn router(app: Shared) -> Router {
+    let (routes, _) = described();
+    let id = HeaderName::from_static("x-request-id");
+    // The outermost stands last.
+    routes
+        .fallback(|| async { Problem::new(NOT_FOUND, "no such route") })
+        .layer(from_fn_with_state(app.clone(), metrics::count))
+        .layer(from_fn_with_state(app.clone(), origin::guard))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(problem::render))
+        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(PropagateRequestIdLayer::new(id.clone()))
+        .layer(SetRequestIdLayer::new(id, MakeRequestUuid))
+        .with_state(app)
+}
+
+/// The description of the interface, as JSON.
+pub(crate) fn description() -> String {
+    let (_, description) = described();
+    description.to_pretty_json().unwrap_or_default()
+}
+
+fn described() -> (Router<Shared>, OpenApi) {
+    let (router, mut description) = OpenApiRouter::new()
+        .routes(routes!(system::health))
+        .routes(routes!(system::health_of_sandlabx))
+        .routes(routes!(system::ready))
+        .routes(routes!(system::metrics))
+        .routes(routes!(system::about))
+        .routes(routes!(system::limits))
+        .routes(routes!(system::openapi))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .split_for_parts();
+    description.info.title = "diskette-service".to_owned();
+    description.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    description.info.description =
+        Some("Disk images in any format go in; verified QCOW2 comes out.".to_owned());
+    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let components = description.components.get_or_insert_default();
+    components.add_security_scheme("token", scheme);
+    description.security = Some(vec![SecurityRequirement::new("token", [] as [&str; 0])]);
+    (router, description)
+}
+
+fn span(request: &Request) -> tracing::Span {
+    tracing::info_span!(
+        "request",
+        id = problem::request_id(request),
+        method = %request.method(),
+        path = request.uri().path(),
+    )
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    axum::response::IntoResponse::into_response(Problem::internal(text.unwrap_or("a panic")))
+}

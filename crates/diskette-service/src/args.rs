@@ -1,0 +1,78 @@
+//! The words of the program `diskette-service`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::server;
+use crate::settings::{Given, Settings};
+
+/// Disk images in any format go in; verified QCOW2 comes out.
+#[derive(Debug, Parser)]
+#[command(version, name = "diskette-service")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until a signal ends it.
+    Serve {
+        /// A TOML file of settings.
+        #[arg(long, value_name = "FILE", env = "DISKETTE_CONFIG")]
+        config: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        given: Box<Given>,
+    },
+    /// Print the description of the HTTP interface, as OpenAPI 3.1.
+    Openapi,
+    /// Print the error codes, each with its cause and its remedy.
+    Codes,
+}
+
+/// Runs the program with these words, the first of which is its name.
+pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(words) {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
+    match done(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("diskette-service: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn done(args: Args) -> Result<(), server::Failure> {
+    match args.command {
+        Command::Serve { config, given } => {
+            let settings = Settings::load(*given, config.as_deref())?;
+            log(&settings);
+            server::serve(settings)
+        }
+        Command::Openapi => {
+            println!("{}", crate::api::description());
+            Ok(())
+        }
+        Command::Codes => {
+            print!("{}", crate::problem::as_markdown());
+            Ok(())
+        }
+    }
+}
+
+fn log(settings: &Settings) {
+    let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    let lines = lines.with_writer(std::io::stderr);
+    // A second logger is refused: the first stays.
+    let _ = match settings.log_json {
+        true => lines.json().flatten_event(true).try_init(),
+        false => lines.try_init(),
+    };
+}

@@ -1,0 +1,119 @@
+//! From settings to a service that answers, and to its end.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::auth;
+use crate::db::Database;
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use crate::settings::{self, Settings};
+use crate::state::{App, Shared};
+
+/// Why the service ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Settings(#[from] settings::Wrong),
+    #[error("{what}: {source}")]
+    Machine { what: String, source: io::Error },
+    #[error("the records in {path}: {source}")]
+    Records { path: String, source: sqlx::Error },
+    #[error("{0}")]
+    Start(String),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Start(format!("{}: {}", problem.code.title, problem.detail))
+    }
+}
+
+/// Serves until a signal ends it.
+pub(crate) fn serve(settings: Settings) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|source| Failure::Machine {
+        what: "starting threads".to_owned(),
+        source,
+    })?;
+    let ended = runtime.block_on(run(settings));
+    // Work on blocking threads looks now and then whether it is still wanted.
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    ended
+}
+
+async fn run(settings: Settings) -> Result<(), Failure> {
+    let app = start(settings).await?;
+    if let Some(token) = auth::first_token(&app.db).await? {
+        println!("The first token, with the scope `admin`; it is shown this once:\n{token}");
+    }
+    let address = app.settings.listen;
+    let bound = TcpListener::bind(address).await;
+    let bound = bound.and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (address, listener) = bound.map_err(|source| Failure::Machine {
+        what: format!("listening on {address}"),
+        source,
+    })?;
+    tracing::info!(%address, data = %app.settings.data.display(), "serving");
+    println!("diskette-service listens on http://{address}");
+    let service = crate::api::router(Arc::clone(&app));
+    let service = service.into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(ended(Arc::clone(&app)));
+    let served = served.await;
+    tracing::info!("stopped");
+    app.db.close().await;
+    served.map_err(|source| Failure::Machine {
+        what: "serving".to_owned(),
+        source,
+    })
+}
+
+async fn start(settings: Settings) -> Result<Shared, Failure> {
+    folder(&settings.data)?;
+    let path = settings.data.join("records.sqlite");
+    let db = Database::open(&path).await;
+    let db = db.map_err(|source| Failure::Records {
+        path: path.display().to_string(),
+        source,
+    })?;
+    Ok(Arc::new(App {
+        settings,
+        db,
+        metrics: Metrics::default(),
+        ending: tokio::sync::watch::Sender::new(false),
+    }))
+}
+
+/// A folder that nobody else looks into, made where there is none.
+fn folder(path: &Path) -> Result<(), Failure> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path);
+    made.map_err(|source| Failure::Machine {
+        what: format!("making the folder {}", path.display()),
+        source,
+    })
+}
+
+/// Is done when a signal has asked for an end. Streams that have no end of their own are ended.
+async fn ended(app: Shared) {
+    let mut signals = Vec::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        match signal(kind) {
+            Ok(stream) => signals.push(stream),
+            Err(error) => tracing::error!(%error, "signals are not heard"),
+        }
+    }
+    let heard = signals.iter_mut().map(|stream| Box::pin(stream.recv()));
+    futures_util::future::select_all(heard).await;
+    tracing::info!("ending: requests under way are finished");
+    app.ending.send_replace(true);
+}

@@ -1,0 +1,311 @@
+//! What can be set: defaults, under a TOML file, under the environment, under flags.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::Args;
+use diskette::core::{GIB, TIB};
+use serde::Deserialize;
+
+use crate::size::Size;
+
+/// All settings, settled.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    /// Records, spools, and all else that has no folder of its own.
+    pub(crate) data: PathBuf,
+    /// Where blobs lie.
+    pub(crate) store: PathBuf,
+    /// Where the overlays of nodes lie.
+    pub(crate) overlays: PathBuf,
+    /// A folder of images that are taken into the catalog at the start.
+    pub(crate) images: Option<PathBuf>,
+    /// A list of images to be fetched.
+    pub(crate) catalog: Option<PathBuf>,
+    pub(crate) auto_download: bool,
+    pub(crate) max_upload: u64,
+    pub(crate) max_virtual_size: u64,
+    pub(crate) quota: Option<u64>,
+    pub(crate) min_free: u64,
+    /// Seconds of silence after which an upload is removed.
+    pub(crate) upload_expiry: u64,
+    pub(crate) allow_private_urls: bool,
+    pub(crate) local_without_token: bool,
+    /// Names by which the service may be called, besides its address.
+    pub(crate) hosts: Vec<String>,
+    pub(crate) behind_tls: bool,
+    /// Threads of one conversion.
+    pub(crate) threads: usize,
+    pub(crate) log: String,
+    pub(crate) log_json: bool,
+}
+
+macro_rules! given {
+    ($($(#[$attr:meta])* $name:ident: $kind:ty, [$($variable:literal),+];)*) => {
+        /// What is said in one place; what is not is left to the place below.
+        #[derive(Args, Clone, Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(crate) struct Given {
+            $($(#[$attr])* #[arg(long)] pub(crate) $name: Option<$kind>,)*
+        }
+
+        impl Given {
+            /// What the environment says, asked by `variable`.
+            fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Wrong> {
+                Ok(Self {
+                    $($name: parsed::<$kind>(&[$($variable),+], &variable)?,)*
+                })
+            }
+
+            /// This, and what `below` says besides.
+            fn over(self, below: Self) -> Self {
+                Self { $($name: self.$name.or(below.$name),)* }
+            }
+        }
+    };
+}
+
+given! {
+    /// Address and port to listen on [default: 127.0.0.1:3001]
+    listen: SocketAddr, ["DISKETTE_LISTEN"];
+    /// Port to listen on, where the address stays as it is
+    port: u16, ["DISKETTE_PORT", "PORT"];
+    /// Folder of records and spools [default: diskette in the user's data folder]
+    data: PathBuf, ["DISKETTE_DATA"];
+    /// Folder of the stored images [default: blobs in the data folder]
+    store: PathBuf, ["DISKETTE_STORE", "CUSTOM_IMAGES_PATH"];
+    /// Folder of the nodes' overlays [default: overlays in the data folder]
+    overlays: PathBuf, ["DISKETTE_OVERLAYS", "OVERLAYS_PATH"];
+    /// Folder of images that are adopted at the start
+    images: PathBuf, ["DISKETTE_IMAGES", "IMAGES_DIR"];
+    /// List of images to be fetched
+    catalog: PathBuf, ["DISKETTE_CATALOG", "IMAGE_CATALOG_PATH"];
+    /// Whether listed images that are missing are fetched at the start [default: false]
+    auto_download: bool, ["DISKETTE_AUTO_DOWNLOAD", "AUTO_DOWNLOAD_IMAGES"];
+    /// Most bytes of one upload [default: 20G]
+    max_upload: Size, ["DISKETTE_MAX_UPLOAD"];
+    /// Most bytes of an image's disk [default: 2T]
+    max_virtual_size: Size, ["DISKETTE_MAX_VIRTUAL_SIZE"];
+    /// Most bytes that the images of one project take [default: no limit]
+    quota: Size, ["DISKETTE_QUOTA"];
+    /// Bytes of the store's disk that are left free [default: 1G]
+    min_free: Size, ["DISKETTE_MIN_FREE"];
+    /// Seconds after which an upload of which nothing more comes is removed [default: 86400]
+    upload_expiry: u64, ["DISKETTE_UPLOAD_EXPIRY"];
+    /// Whether images may be fetched from private and local addresses [default: false]
+    allow_private_urls: bool, ["DISKETTE_ALLOW_PRIVATE_URLS"];
+    /// Whether SandLabX's routes need no token where only this machine can call [default: true]
+    local_without_token: bool, ["DISKETTE_LOCAL_WITHOUT_TOKEN"];
+    /// Names by which the service may be called, besides localhost; by commas
+    hosts: Names, ["DISKETTE_HOSTS"];
+    /// Whether a proxy in front speaks TLS: without, only addresses of this machine are listened on [default: false]
+    behind_tls: bool, ["DISKETTE_BEHIND_TLS"];
+    /// Threads of one conversion [default: the processors, at most 4]
+    threads: usize, ["DISKETTE_THREADS"];
+    /// What is logged: a level, or a filter as tracing takes it [default: info]
+    log: String, ["DISKETTE_LOG"];
+    /// Whether the log is JSON, a line each [default: false]
+    log_json: bool, ["DISKETTE_LOG_JSON"];
+}
+
+/// Names, divided by commas.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Names(Vec<String>);
+
+impl FromStr for Names {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        Ok(Self(names.map(str::to_owned).collect()))
+    }
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Wrong {
+    #[error("{variable}: \"{value}\": {why}")]
+    Variable {
+        variable: String,
+        value: String,
+        why: String,
+    },
+    #[error("{path}: {why}")]
+    File { path: String, why: String },
+    #[error(
+        "{0} can be reached from other machines: put a proxy that speaks TLS in front and say --behind-tls true, or listen \
+         on 127.0.0.1"
+    )]
+    Open(SocketAddr),
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(
+    names: &[&str],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<T>, Wrong> {
+    let found = names.iter().find_map(|name| Some((name, variable(name)?)));
+    let Some((name, value)) = found.filter(|(_, value)| !value.is_empty()) else {
+        return Ok(None);
+    };
+    value
+        .parse()
+        .map(Some)
+        .map_err(|why: T::Err| Wrong::Variable {
+            variable: (*name).to_owned(),
+            why: why.to_string(),
+            value,
+        })
+}
+
+impl Settings {
+    /// What flags, the environment and the file at `config` say.
+    pub(crate) fn load(flags: Given, config: Option<&Path>) -> Result<Self, Wrong> {
+        let environment = Given::of_environment(|name| std::env::var(name).ok())?;
+        let file = match config {
+            Some(path) => of_file(path)?,
+            None => Given::default(),
+        };
+        Self::settled(flags.over(environment).over(file))
+    }
+
+    /// The same, without an environment or a file: for tests.
+    #[cfg(test)]
+    pub(crate) fn of_flags(given: Given) -> Result<Self, Wrong> {
+        Self::settled(given)
+    }
+
+    fn settled(given: Given) -> Result<Self, Wrong> {
+        let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
+        let mut listen = given.listen.unwrap_or(local);
+        if let Some(port) = given.port {
+            listen.set_port(port);
+        }
+        let behind_tls = given.behind_tls.unwrap_or(false);
+        if !listen.ip().is_loopback() && !behind_tls {
+            return Err(Wrong::Open(listen));
+        }
+        let data = given.data.unwrap_or_else(data_folder);
+        let bytes = |size: Option<Size>, default| size.map_or(default, |size| size.0);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            listen,
+            store: given.store.unwrap_or_else(|| data.join("blobs")),
+            overlays: given.overlays.unwrap_or_else(|| data.join("overlays")),
+            data,
+            images: given.images,
+            catalog: given.catalog,
+            auto_download: given.auto_download.unwrap_or(false),
+            max_upload: bytes(given.max_upload, 20 * GIB),
+            max_virtual_size: bytes(given.max_virtual_size, 2 * TIB),
+            quota: given.quota.map(|size| size.0),
+            min_free: bytes(given.min_free, GIB),
+            upload_expiry: given.upload_expiry.unwrap_or(24 * 60 * 60),
+            allow_private_urls: given.allow_private_urls.unwrap_or(false),
+            local_without_token: given.local_without_token.unwrap_or(true),
+            hosts: given.hosts.unwrap_or_default().0,
+            behind_tls,
+            threads: given.threads.unwrap_or(processors.min(4)).max(1),
+            log: given.log.unwrap_or_else(|| "info".to_owned()),
+            log_json: given.log_json.unwrap_or(false),
+        })
+    }
+
+    /// Whether only this machine can call.
+    pub(crate) const fn is_local(&self) -> bool {
+        self.listen.ip().is_loopback() && !self.behind_tls
+    }
+}
+
+fn of_file(path: &Path) -> Result<Given, Wrong> {
+    let wrong = |why: String| Wrong::File {
+        path: path.display().to_string(),
+        why,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| wrong(error.to_string()))
+}
+
+/// As the XDG base directories have it.
+fn data_folder() -> PathBuf {
+    let folder = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let shared = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")));
+    shared
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("diskette")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Result<Given, Wrong> {
+        let value = |name: &str| {
+            let mut pairs = pairs.iter();
+            let found = pairs.find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Given::of_environment(value)
+    }
+
+    #[test]
+    fn flags_go_over_the_environment_and_that_over_the_file() {
+        let file: Given = toml::from_str("port = 1\nmax_upload = \"1G\"\nquota = 5").unwrap();
+        let environment = environment(&[("PORT", "2"), ("DISKETTE_MAX_UPLOAD", "2G")]).unwrap();
+        let flags = Given {
+            port: Some(3),
+            ..Given::default()
+        };
+        let settings = Settings::settled(flags.over(environment).over(file)).unwrap();
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:3");
+        assert_eq!(settings.max_upload, 2 << 30);
+        assert_eq!(settings.quota, Some(5));
+        assert_eq!(settings.max_virtual_size, 2 << 40);
+    }
+
+    #[test]
+    fn the_variables_of_sandlabx_are_taken() {
+        let given = environment(&[
+            ("PORT", "4000"),
+            ("IMAGES_DIR", "/images"),
+            ("CUSTOM_IMAGES_PATH", "/custom"),
+            ("OVERLAYS_PATH", "/overlays"),
+            ("IMAGE_CATALOG_PATH", "/catalog.json"),
+            ("AUTO_DOWNLOAD_IMAGES", "true"),
+        ]);
+        let settings = Settings::settled(given.unwrap()).unwrap();
+        assert_eq!(settings.listen.port(), 4000);
+        assert_eq!(settings.images, Some(PathBuf::from("/images")));
+        assert_eq!(settings.store, PathBuf::from("/custom"));
+        assert_eq!(settings.overlays, PathBuf::from("/overlays"));
+        assert_eq!(settings.catalog, Some(PathBuf::from("/catalog.json")));
+        assert!(settings.auto_download);
+    }
+
+    #[test]
+    fn what_is_not_known_or_not_understood_is_refused() {
+        assert!(toml::from_str::<Given>("prot = 1").is_err());
+        let wrong = environment(&[("PORT", "http")]).unwrap_err();
+        assert!(wrong.to_string().starts_with("PORT: \"http\""), "{wrong}");
+    }
+
+    #[test]
+    fn other_machines_are_served_behind_tls_alone() {
+        let given = |behind_tls| Given {
+            listen: Some("0.0.0.0:3001".parse().unwrap()),
+            behind_tls,
+            ..Given::default()
+        };
+        assert!(Settings::settled(given(None)).is_err());
+        assert!(!Settings::settled(given(Some(true))).unwrap().is_local());
+    }
+}
