@@ -1,10 +1,9 @@
 //! From one disk to another.
 
 use diskette_core::{
-    BlockReader, BlockReaderExt, BlockWriter, ImageWriter, KIB, MIB, Result, Skipped,
+    BlockReader, BlockReaderExt, BlockWriter, Error, ImageWriter, KIB, MIB, Result, Skipped,
 };
 
-use crate::Control;
 #[cfg(doc)]
 use crate::UpperLayers;
 use crate::control::Meter;
@@ -13,6 +12,7 @@ use crate::pipeline::{Stages, run};
 use crate::plan::{Care, Planner, Rules};
 use crate::target::{NewTarget, Target, UsedTarget};
 use crate::zeros::Sparseness;
+use crate::{Control, Witness};
 
 /// How a disk is converted.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,9 @@ pub struct ConvertOptions<'a> {
     pub single_pass: bool,
     /// Whether a disk that is converted into reads as zeros already. As qemu-img's `--target-is-zero`.
     pub target_is_zero: bool,
+    /// Sees all guest data go by, for a new image of which the chunks are multiples of 64 KiB and which holds all its data
+    /// itself.
+    pub witness: Option<&'a Witness>,
 }
 
 impl Default for ConvertOptions<'_> {
@@ -41,6 +44,7 @@ impl Default for ConvertOptions<'_> {
             backing_size: None,
             single_pass: false,
             target_is_zero: false,
+            witness: None,
         }
     }
 }
@@ -78,9 +82,22 @@ pub fn convert(
         unit,
         sparseness,
         packer: whole.then_some(packer),
+        witness: witness(options, unit)?,
     };
     let target = NewTarget::new(target, source.size());
     copy(work, target, options)?.finish()
+}
+
+/// The witness, if it can see whole pieces.
+fn witness<'a>(options: &ConvertOptions<'a>, unit: u64) -> Result<Option<&'a Witness>> {
+    let suits = crate::witness::suits(unit) && options.backing_size.is_none();
+    match options.witness {
+        Some(_) if !suits => Err(Error::unsupported(
+            "a conversion",
+            "a witness of chunks below 64 KiB, or of an overlay",
+        )),
+        witness => Ok(witness),
+    }
 }
 
 /// Writes all of `source` to the beginning of a disk that is there. What the disk has more stays as it is; with a
@@ -105,6 +122,7 @@ pub fn convert_into(
         unit: WRITE_UNIT,
         sparseness: Sparseness::new(options.sparse_size, WRITE_UNIT),
         packer: None,
+        witness: None,
     };
     let target = UsedTarget::new(target, source.size(), zeros == Care::Zero)?;
     copy(work, target, options)?;
@@ -167,6 +185,9 @@ impl<'a, T: Target> Stages for Copying<'a, T> {
     }
 
     fn settle(&self, (target, meter): &mut (T, Meter<'a>), slot: &mut Slot) -> Result<bool> {
+        if let Some(witness) = self.work.witness {
+            witness.task(slot);
+        }
         target.store(slot)?;
         if self.single_pass {
             meter.advance_to(slot.task.offset + slot.task.len);

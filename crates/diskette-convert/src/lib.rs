@@ -30,6 +30,7 @@ mod pipeline;
 mod plan;
 mod slice;
 mod target;
+mod witness;
 mod zeros;
 
 pub use adapt::{Concat, TopLayer, UpperLayers};
@@ -41,3 +42,4 @@ pub use digest::{Digests, digest};
 pub use measure::data_len;
 pub use one_pass::OnePass;
 pub use slice::Slice;
+pub use witness::{Pieces, Seen, Witness, pieces};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use diskette_core::{BlockReader, Packed, Packer, Result};
 
+use crate::Witness;
 use crate::plan::{Care, Part, Rules, Task};
 use crate::zeros::Sparseness;
 
@@ -72,6 +73,7 @@ pub(crate) struct Work<'a> {
     pub(crate) sparseness: Option<Sparseness>,
     /// `None` where all is stored as it is.
     pub(crate) packer: Option<Arc<dyn Packer>>,
+    pub(crate) witness: Option<&'a Witness>,
 }
 
 impl Work<'_> {
@@ -175,6 +177,9 @@ impl Work<'_> {
     fn pack_unit(&self, slot: &mut Slot, offset: u64, len: u64) -> Result<()> {
         let first = usize_of(offset - slot.task.offset);
         let bytes = &slot.bytes[first..first + usize_of(len)];
+        if let Some(witness) = self.witness {
+            witness.unit(offset, bytes);
+        }
         let runs = slot.runs.len();
         match &self.sparseness {
             Some(sparseness) => sparseness.data_runs(bytes, first, &mut slot.runs),
