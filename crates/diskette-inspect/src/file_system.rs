@@ -158,6 +158,15 @@ fn ext(head: &[u8]) -> Option<FileSystem> {
     ))
 }
 
+/// Bytes at a disk's beginning by which [`is_iso`] tells.
+pub const ISO_HEAD: usize = 34 << 10;
+
+/// Whether a disk that begins with `head` holds an ISO 9660 file system: that of install media.
+#[must_use]
+pub fn is_iso(head: &[u8]) -> bool {
+    iso9660(head).is_some()
+}
+
 fn iso9660(head: &[u8]) -> Option<FileSystem> {
     const AT: usize = 32 << 10;
     if !has(head, AT + 1, b"CD001") || !matches!(head.get(AT)?, 0 | 1 | 2 | 255) {

@@ -16,5 +16,5 @@ mod picture;
 mod svg;
 
 pub use contents::{Boot, Contents, Partition, PartitionTable, TableKind, contents};
-pub use file_system::FileSystem;
+pub use file_system::{FileSystem, ISO_HEAD, is_iso};
 pub use picture::{Cell, FilePicture, Picture, Share};

@@ -1,5 +1,7 @@
 //! That it serves, knows who calls, and ends when it is asked to.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 mod common;
 
 use common::Server;

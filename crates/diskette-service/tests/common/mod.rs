@@ -5,6 +5,7 @@
     unreachable_pub,
     missing_debug_implementations,
     missing_docs,
+    clippy::unwrap_used,
     reason = "each test file uses a part"
 )]
 
