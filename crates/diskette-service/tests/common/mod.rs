@@ -138,10 +138,9 @@ impl Server {
 
     /// Asks for an image until it is in a state that stays.
     pub fn settled(&self, id: &str) -> Value {
-        let image = self.until(&format!("/api/v1/images/{id}"), |image| {
+        self.until(&format!("/api/v1/images/{id}"), |image| {
             ["ready", "failed", "expired"].contains(&image["state"].as_str().unwrap_or(""))
-        });
-        image
+        })
     }
 
     pub fn until(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
