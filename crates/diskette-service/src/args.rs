@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::launch::arguments::OpenFile;
+use crate::launch::jail::{self, Jail};
 use crate::server;
 use crate::settings::{Given, Settings};
 
@@ -31,6 +33,18 @@ enum Command {
     Openapi,
     /// Print the error codes, each with its cause and its remedy.
     Codes,
+    /// Open the files, give up all rights, and become the program named: each machine is started by it.
+    #[command(name = jail::COMMAND, hide = true)]
+    BecomeMachine {
+        #[arg(long)]
+        user: Option<u32>,
+        #[arg(long)]
+        group: Option<u32>,
+        #[arg(long)]
+        open: Vec<OpenFile>,
+        #[arg(last = true, required = true)]
+        line: Vec<OsString>,
+    },
 }
 
 /// Runs the program with these words, the first of which is its name.
@@ -63,6 +77,22 @@ fn done(args: Args) -> Result<(), server::Failure> {
             print!("{}", crate::problem::as_markdown());
             Ok(())
         }
+        Command::BecomeMachine {
+            user,
+            group,
+            open,
+            line,
+        } => {
+            let jail = Jail {
+                user: user.zip(group),
+            };
+            let (program, arguments) = line.split_first().ok_or_else(nothing_to_become)?;
+            let Err(source) = jail.enter(&open, program, arguments);
+            Err(server::Failure::Machine {
+                what: format!("becoming {}", program.display()),
+                source,
+            })
+        }
     }
 }
 
@@ -75,4 +105,8 @@ fn log(settings: &Settings) {
         true => lines.json().flatten_event(true).try_init(),
         false => lines.try_init(),
     };
+}
+
+fn nothing_to_become() -> server::Failure {
+    server::Failure::Start("no program is named".to_owned())
 }

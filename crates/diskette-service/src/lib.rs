@@ -19,6 +19,7 @@ mod args;
 mod auth;
 mod db;
 mod events;
+pub mod launch;
 mod metrics;
 mod origin;
 mod problem;

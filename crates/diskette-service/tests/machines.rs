@@ -1,0 +1,313 @@
+//! Machines of QEMU's, started for real.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use diskette::core::{BackingImage, NewImage};
+use diskette_service::launch::accelerator::Verdicts;
+use diskette_service::launch::arguments::{Disks, Launch};
+use diskette_service::launch::boot_test::BootTest;
+use diskette_service::launch::home::Home;
+use diskette_service::launch::jail::Jail;
+use diskette_service::launch::machine::{Launcher, Running};
+use diskette_service::launch::properties::{Machine, Preset};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Says a line on the first serial port, then echoes what it is told there.
+fn boot_sector() -> Vec<u8> {
+    let mut sector = vec![
+        0x31, 0xc0, 0x8e, 0xd8, 0xfc, 0xbe, 0x28, 0x7c, // ds = 0, si = the line
+        0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5, // say it
+        0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf8, // wait for a letter
+        0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xf1, // say it again
+    ];
+    sector.resize(0x28, 0x90);
+    sector.extend(b"SMALL GUEST READY\r\n\0");
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector.resize(1 << 20, 0);
+    sector
+}
+
+struct Bench {
+    _folder: tempfile::TempDir,
+    root: PathBuf,
+    launcher: Launcher,
+}
+
+/// `None` and a word about it where there is no QEMU.
+fn bench() -> Option<Bench> {
+    diskette_testkit::tools::Tool::find(QEMU)?;
+    let folder = tempfile::Builder::new().prefix("dm").tempdir().unwrap();
+    let root = folder.path().to_path_buf();
+    open_to_all(&root);
+    std::fs::write(root.join("small.img"), boot_sector()).unwrap();
+    let launcher = Launcher {
+        qemu: QEMU.into(),
+        own: env!("CARGO_BIN_EXE_diskette-service").into(),
+        jail: Jail::new(None),
+    };
+    Some(Bench {
+        _folder: folder,
+        root,
+        launcher,
+    })
+}
+
+/// Machines run as another user than root's, who tests as root.
+fn open_to_all(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+impl Bench {
+    fn node(&self) -> (Home, uuid::Uuid, Disks) {
+        let id = uuid::Uuid::new_v4();
+        let home = Home::new(&self.root, &self.root.join("s"), &id.simple().to_string());
+        home.make().unwrap();
+        let base = self.root.join("small.img");
+        let backing = BackingImage::new(base.display().to_string(), "raw");
+        diskette::create(
+            home.overlay(),
+            "qcow2",
+            &NewImage::new(1 << 20).with_backing(backing),
+        )
+        .unwrap();
+        (
+            home,
+            id,
+            Disks {
+                backing: vec![(base, "raw".into())],
+                cdrom: None,
+                has_seed: false,
+            },
+        )
+    }
+
+    async fn start(
+        &self,
+        home: &Home,
+        id: uuid::Uuid,
+        disks: &Disks,
+        machine: &Machine,
+    ) -> Running {
+        let launch = Launch {
+            id,
+            name: "small",
+            machine,
+            home,
+            disks,
+            accelerator: "tcg",
+            ovmf: None,
+        };
+        self.launcher.start(&launch).await.unwrap()
+    }
+}
+
+async fn hear(serial: &mut UnixStream, text: &str) -> String {
+    let mut said = Vec::new();
+    let mut part = [0; 256];
+    let heard = async {
+        loop {
+            let n = serial.read(&mut part).await.unwrap();
+            assert_ne!(n, 0, "the guest ended: {}", String::from_utf8_lossy(&said));
+            said.extend_from_slice(&part[..n]);
+            if said
+                .windows(text.len())
+                .any(|window| window == text.as_bytes())
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), heard)
+        .await
+        .expect(text);
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[tokio::test]
+async fn a_guest_speaks_and_listens_on_its_serial_port_and_stops() {
+    use tokio::io::AsyncWriteExt;
+    let Some(bench) = bench() else { return };
+    for preset in [
+        Preset::Router,
+        Preset::Generic,
+        Preset::Cloud,
+        Preset::Installer,
+        Preset::Windows,
+    ] {
+        let (home, id, disks) = bench.node();
+        let mut machine = Machine::preset(preset);
+        machine.memory_mib = 64;
+        machine.firmware = diskette_service::launch::properties::Firmware::Bios;
+        let running = bench.start(&home, id, &disks, &machine).await;
+        let mut serial = UnixStream::connect(home.serial(0)).await.unwrap();
+        running.go().await.unwrap();
+        hear(&mut serial, "SMALL GUEST READY").await;
+        serial.write_all(b"hello").await.unwrap();
+        hear(&mut serial, "hello").await;
+        assert_eq!(running.status().await.unwrap(), "running");
+        let log = std::fs::read_to_string(home.serial_log()).unwrap();
+        assert!(log.contains("SMALL GUEST READY"), "{preset:?}: {log:?}");
+        running.stop().await;
+        home.remove().unwrap();
+        assert!(!home.folder().exists());
+    }
+}
+
+#[tokio::test]
+async fn a_machine_has_no_rights_and_is_found_again() {
+    let Some(bench) = bench() else { return };
+    let (home, id, disks) = bench.node();
+    let machine = Machine::preset(Preset::Router);
+    let running = bench.start(&home, id, &disks, &machine).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.process.id())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_once('\t').unwrap().1.to_owned()
+    };
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+    assert_eq!(field("CapEff:"), "0000000000000000");
+    assert_eq!(field("CapPrm:"), "0000000000000000");
+    if nix::unistd::Uid::effective().is_root() {
+        assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
+        assert_eq!(field("Groups:").trim(), "65534");
+    }
+    drop(running);
+
+    let again = Running::find(&home, id)
+        .await
+        .unwrap()
+        .expect("it outlives whoever started it");
+    again.go().await.unwrap();
+    let pid = again.process.id();
+    again.process.kill().await;
+    home.remove_sockets().unwrap();
+    assert!(
+        Running::find(&home, id).await.unwrap().is_none(),
+        "{pid} has ended"
+    );
+    assert!(home.overlay().exists());
+}
+
+#[tokio::test]
+async fn a_running_machine_is_kept_and_brought_back() {
+    let Some(bench) = bench() else { return };
+    let (home, id, disks) = bench.node();
+    let running = bench
+        .start(&home, id, &disks, &Machine::preset(Preset::Router))
+        .await;
+    let mut serial = UnixStream::connect(home.serial(0)).await.unwrap();
+    running.go().await.unwrap();
+    hear(&mut serial, "SMALL GUEST READY").await;
+    running.save("ready").await.unwrap();
+    running.load("ready").await.unwrap();
+    assert_eq!(running.status().await.unwrap(), "running");
+    running.forget("ready").await.unwrap();
+    let error = running.load("ready").await.unwrap_err().to_string();
+    assert!(
+        error.contains("snapshot-load") && error.contains("ready"),
+        "{error}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_stops_a_start_is_told() {
+    let Some(bench) = bench() else { return };
+    let (home, id, mut disks) = bench.node();
+    disks.backing[0].0 = bench.root.join("gone.img");
+    let machine = Machine::preset(Preset::Router);
+    let launch = Launch {
+        id,
+        name: "small",
+        machine: &machine,
+        home: &home,
+        disks: &disks,
+        accelerator: "tcg",
+        ovmf: None,
+    };
+    let error = bench.launcher.start(&launch).await.unwrap_err().to_string();
+    assert!(error.contains("gone.img"), "{error}");
+
+    let missing = Launcher {
+        qemu: "qemu-system-pdp11".into(),
+        ..bench.launcher.clone()
+    };
+    let (home, id, disks) = bench.node();
+    let launch = Launch {
+        id,
+        name: "small",
+        machine: &machine,
+        home: &home,
+        disks: &disks,
+        accelerator: "tcg",
+        ovmf: None,
+    };
+    let error = missing.start(&launch).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("qemu-system-pdp11 is not installed"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_image_that_boots_is_told_from_one_that_does_not() {
+    let Some(bench) = bench() else { return };
+    let mut test = BootTest {
+        image: bench.root.join("small.img"),
+        format: "raw".into(),
+        virtual_size: 1 << 20,
+        machine: Machine::preset(Preset::Router),
+        accelerator: "tcg".into(),
+        timeout: Duration::from_secs(60),
+        expect: Some("SMALL GUEST READY".into()),
+    };
+    let scratch = bench.root.join("scratch");
+    let report = test.run(&bench.launcher, &scratch).await.unwrap();
+    assert!(report.passed, "{report:?}");
+
+    std::fs::write(bench.root.join("empty.img"), vec![0; 1 << 20]).unwrap();
+    test.image = bench.root.join("empty.img");
+    test.expect = None;
+    test.timeout = Duration::from_secs(8);
+    let report = test.run(&bench.launcher, &scratch).await.unwrap();
+    assert!(!report.passed, "{report:?}");
+    let left: Vec<_> = walk(&scratch);
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(walk(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[tokio::test]
+async fn accelerators_are_judged_by_a_boot_and_the_verdict_is_kept() {
+    let Some(bench) = bench() else { return };
+    let cache = bench.root.join("accelerators.json");
+    let verdicts = Verdicts::of(QEMU, &cache).await.unwrap();
+    let tcg = verdicts
+        .tried
+        .iter()
+        .find(|verdict| verdict.accelerator == "tcg")
+        .unwrap();
+    assert!(tcg.works, "{tcg:?}");
+    assert!(verdicts.best().is_some());
+    assert_eq!(Verdicts::of(QEMU, &cache).await.unwrap(), verdicts);
+}
