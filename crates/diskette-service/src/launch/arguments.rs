@@ -1,5 +1,8 @@
 //! QEMU's command line. It is built from properties; no text of a user's is a part of it but names that were checked. Block
-//! devices are told in JSON, where no path can end early; in other options the commas of paths are doubled.
+//! devices are told in JSON, where no path can end early.
+//!
+//! QEMU opens no file by its path: all are opened before it gives up its rights, and it has them by number (`/dev/fdset/N`).
+//! So it needs no right to look into any folder but that of its sockets.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -95,21 +98,50 @@ pub struct Launch<'a> {
     pub ovmf: Option<&'a Ovmf>,
 }
 
-impl Launch<'_> {
+/// What QEMU is started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
     /// The arguments, without the program's name.
+    pub arguments: Vec<OsString>,
+    /// The files it has open; the first is `/dev/fdset/1`.
+    pub files: Vec<OpenFile>,
+}
+
+/// A file that QEMU has open from its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What QEMU does with it.
+    pub access: Access,
+}
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading alone.
+    Read,
+    /// Reading and writing.
+    Write,
+    /// Writing at its end; it is made where there is none.
+    Append,
+}
+
+impl Launch<'_> {
+    /// The command line.
     #[must_use]
-    pub fn arguments(&self) -> Vec<OsString> {
-        let mut line = Line::default();
+    pub fn command_line(&self) -> CommandLine {
+        let mut line = CommandLine::default();
         self.basics(&mut line);
         self.firmware(&mut line);
         self.monitor(&mut line);
         self.disks(&mut line);
         self.network(&mut line);
         self.consoles(&mut line);
-        line.0
+        line
     }
 
-    fn basics(&self, line: &mut Line) {
+    fn basics(&self, line: &mut CommandLine) {
         let machine = self.machine;
         line.flag("-nodefaults").flag("-no-user-config").flag("-S");
         line.option(
@@ -117,14 +149,23 @@ impl Launch<'_> {
             format!("guest={0},process=diskette-{0}", self.name),
         );
         line.option("-uuid", self.id);
-        let smm = if machine.firmware == Firmware::UefiSecure {
-            ",smm=on"
-        } else {
-            ""
+        let firmware = match machine.firmware {
+            Firmware::Bios => "",
+            Firmware::Uefi => ",pflash0=code,pflash1=variables",
+            Firmware::UefiSecure => ",smm=on,pflash0=code,pflash1=variables",
+        };
+        // SeaBIOS speaks on the serial port where there is no screen.
+        let graphics = match machine.video {
+            VideoModel::None => ",graphics=off",
+            _ => "",
         };
         line.option(
             "-machine",
-            format!("{},accel={}{smm}", machine.machine.word(), self.accelerator),
+            format!(
+                "{},accel={}{firmware}{graphics}",
+                machine.machine.word(),
+                self.accelerator
+            ),
         );
         line.option("-cpu", &machine.cpu_model);
         line.option("-smp", machine.cpus);
@@ -156,26 +197,22 @@ impl Launch<'_> {
         }
     }
 
-    fn firmware(&self, line: &mut Line) {
+    fn firmware(&self, line: &mut CommandLine) {
         let Some(ovmf) = self.ovmf else { return };
         if self.machine.firmware == Firmware::UefiSecure {
             line.option("-global", "driver=cfi.pflash01,property=secure,value=on");
         }
-        line.path(
-            "-drive",
-            "if=pflash,unit=0,format=raw,readonly=on,file=",
-            &ovmf.code,
-            "",
+        let code = line.file(&ovmf.code, Access::Read);
+        line.node(json!({"driver": "file", "node-name": "code-file", "read-only": true, "filename": code}));
+        line.node(
+            json!({"driver": "raw", "node-name": "code", "read-only": true, "file": "code-file"}),
         );
-        line.path(
-            "-drive",
-            "if=pflash,unit=1,format=raw,file=",
-            &self.home.variables(),
-            "",
-        );
+        let variables = line.file(&self.home.variables(), Access::Write);
+        line.node(json!({"driver": "file", "node-name": "variables-file", "filename": variables}));
+        line.node(json!({"driver": "raw", "node-name": "variables", "file": "variables-file"}));
     }
 
-    fn monitor(&self, line: &mut Line) {
+    fn monitor(&self, line: &mut CommandLine) {
         line.path(
             "-chardev",
             "socket,id=monitor,server=on,wait=off,path=",
@@ -186,11 +223,14 @@ impl Launch<'_> {
     }
 
     /// Every node has its driver named: QEMU probes nothing.
-    fn disks(&self, line: &mut Line) {
+    fn disks(&self, line: &mut CommandLine) {
         let mut below = Value::Null;
         for (index, (path, format)) in self.disks.backing.iter().enumerate().rev() {
             let (name, file) = (format!("base{index}"), format!("base{index}-file"));
-            line.node(json!({"driver": "file", "node-name": file, "read-only": true, "filename": text(path)}));
+            let opened = line.file(path, Access::Read);
+            line.node(
+                json!({"driver": "file", "node-name": file, "read-only": true, "filename": opened}),
+            );
             let mut node =
                 json!({"driver": format, "node-name": name, "read-only": true, "file": file});
             if format == "qcow2" {
@@ -200,7 +240,7 @@ impl Launch<'_> {
             line.node(node);
             below = name.into();
         }
-        let overlay = text(&self.home.overlay());
+        let overlay = line.file(&self.home.overlay(), Access::Write);
         line.node(json!({"driver": "file", "node-name": "disk-file", "discard": "unmap", "filename": overlay}));
         line.node(
             json!({"driver": "qcow2", "node-name": "disk", "discard": "unmap", "file": "disk-file", "backing": below}),
@@ -222,7 +262,7 @@ impl Launch<'_> {
         }
     }
 
-    fn disk_device(&self, line: &mut Line) {
+    fn disk_device(&self, line: &mut CommandLine) {
         const ATTACHED: &str = "drive=disk,bootindex=1,id=disk0";
         match self.machine.disk_bus {
             DiskBus::Virtio => line.option("-device", format!("virtio-blk-pci,{ATTACHED}")),
@@ -243,10 +283,11 @@ impl Launch<'_> {
     }
 
     /// On the board's own controller, IDE or AHCI, at a place that no disk has.
-    fn cdrom(&self, line: &mut Line, id: &str, path: &Path, place: u8, order: &str) {
+    fn cdrom(&self, line: &mut CommandLine, id: &str, path: &Path, place: u8, order: &str) {
         let file = format!("{id}-file");
+        let opened = line.file(path, Access::Read);
         line.node(
-            json!({"driver": "file", "node-name": file, "read-only": true, "filename": text(path)}),
+            json!({"driver": "file", "node-name": file, "read-only": true, "filename": opened}),
         );
         line.node(json!({"driver": "raw", "node-name": id, "read-only": true, "file": file}));
         let at = match self.machine.machine {
@@ -256,7 +297,7 @@ impl Launch<'_> {
         line.option("-device", format!("ide-cd,{at},drive={id},id={id}0{order}"));
     }
 
-    fn network(&self, line: &mut Line) {
+    fn network(&self, line: &mut CommandLine) {
         let restrict = match self.machine.network {
             Network::None => return,
             Network::Restricted => "on",
@@ -280,23 +321,16 @@ impl Launch<'_> {
         line.option("-device", format!("{card},netdev=net0,mac={mac}"));
     }
 
-    fn consoles(&self, line: &mut Line) {
+    fn consoles(&self, line: &mut CommandLine) {
         line.option("-display", "none");
         for port in 0..self.machine.serial_ports {
-            let log = if port == 0 {
-                Some(self.home.serial_log())
-            } else {
-                None
-            };
-            let mut chardev =
-                OsString::from(format!("socket,id=serial{port},server=on,wait=off,path="));
-            chardev.push(doubled(&self.home.serial(port)));
-            if let Some(log) = log {
-                chardev.push(",logappend=on,logfile=");
-                chardev.push(doubled(&log));
+            let mut log = String::new();
+            if port == 0 {
+                let opened = line.file(&self.home.serial_log(), Access::Append);
+                log = format!(",logappend=on,logfile={opened}");
             }
-            line.0.push("-chardev".into());
-            line.0.push(chardev);
+            let socket = format!("socket,id=serial{port},server=on,wait=off,path=");
+            line.path("-chardev", &socket, &self.home.serial(port), &log);
             line.option("-serial", format!("chardev:serial{port}"));
         }
         let card = match self.machine.video {
@@ -316,18 +350,14 @@ impl Launch<'_> {
     }
 }
 
-#[derive(Default)]
-struct Line(Vec<OsString>);
-
-impl Line {
+impl CommandLine {
     fn flag(&mut self, flag: &str) -> &mut Self {
-        self.0.push(flag.into());
+        self.arguments.push(flag.into());
         self
     }
 
     fn option(&mut self, name: &str, value: impl ToString) {
-        self.0.push(name.into());
-        self.0.push(value.to_string().into());
+        self.flag(name).arguments.push(value.to_string().into());
     }
 
     fn node(&mut self, node: Value) {
@@ -338,14 +368,17 @@ impl Line {
         let mut value = OsString::from(before);
         value.push(doubled(path));
         value.push(after);
-        self.0.push(name.into());
-        self.0.push(value);
+        self.flag(name).arguments.push(value);
     }
-}
 
-/// Paths are the service's own, whose folder has a name in UTF-8.
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+    /// What QEMU calls a file that it has open.
+    fn file(&mut self, path: &Path, access: Access) -> String {
+        self.files.push(OpenFile {
+            path: path.to_owned(),
+            access,
+        });
+        format!("/dev/fdset/{}", self.files.len())
+    }
 }
 
 /// A comma ends a value of QEMU's options, but where there are two.

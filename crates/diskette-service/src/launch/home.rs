@@ -66,6 +66,12 @@ impl Home {
         &self.folder
     }
 
+    /// The folder of the sockets.
+    #[must_use]
+    pub fn sockets(&self) -> &Path {
+        &self.sockets
+    }
+
     /// The disk that the machine writes on.
     #[must_use]
     pub fn overlay(&self) -> PathBuf {

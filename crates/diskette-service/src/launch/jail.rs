@@ -1,17 +1,26 @@
 //! What is given up before QEMU starts: session, user, groups, capabilities, and the right to gain any.
 //!
-//! The service starts itself with [`COMMAND`] in front; that process gives up what it must and becomes QEMU. (QEMU's own
+//! The service starts itself with [`COMMAND`] in front; that process opens the machine's files, gives up what it must, and
+//! becomes QEMU. (QEMU's own
 //! `-run-with user=` cannot go with a seccomp filter that denies raising privileges: it dies of a bad system call.)
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
+use std::str::FromStr;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
+use rustix::io::FdFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::arguments::{Access, CommandLine, OpenFile};
 
 /// The hidden subcommand.
 pub const COMMAND: &str = "become-machine";
@@ -39,23 +48,46 @@ impl Jail {
     }
 
     /// The arguments for a process of our own program that becomes `program`.
-    pub fn arguments(&self, program: &OsString, arguments: Vec<OsString>) -> Vec<OsString> {
+    #[must_use]
+    pub fn arguments(&self, program: &Path, line: CommandLine) -> Vec<OsString> {
         let mut all: Vec<OsString> = vec![COMMAND.into()];
         if let Some((user, group)) = self.user {
-            all.extend([
-                "--user".into(),
-                user.to_string().into(),
-                "--group".into(),
-                group.to_string().into(),
-            ]);
+            all.extend(["--user".into(), user.to_string().into()]);
+            all.extend(["--group".into(), group.to_string().into()]);
         }
-        all.extend(["--".into(), program.clone()]);
-        all.extend(arguments);
+        for OpenFile { path, access } in line.files {
+            let mut word = OsString::from(access.word());
+            word.push(":");
+            word.push(path);
+            all.extend(["--open".into(), word]);
+        }
+        all.extend(["--".into(), program.into()]);
+        all.extend(line.arguments);
         all
     }
 
-    /// Gives everything up and becomes `program`. Returns only if that fails.
-    pub fn enter(&self, program: &OsString, arguments: &[OsString]) -> io::Result<Infallible> {
+    /// Opens the files, gives everything up and becomes `program`. Returns only if that fails.
+    pub fn enter(
+        &self,
+        files: &[OpenFile],
+        program: &OsString,
+        arguments: &[OsString],
+    ) -> io::Result<Infallible> {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        // Held until this process is another one.
+        let mut open = Vec::new();
+        for (index, file) in files.iter().enumerate() {
+            let opened = file.open()?;
+            let (number, set) = (opened.as_raw_fd(), index + 1);
+            command.args(["-add-fd", &format!("fd={number},set={set}")]);
+            open.push(opened);
+        }
+        self.give_up()?;
+        Err(command.exec())
+    }
+
+    fn give_up(&self) -> io::Result<()> {
         setsid()?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)?;
@@ -79,6 +111,49 @@ impl Jail {
         };
         rustix::thread::set_capabilities(None, none)?;
         rustix::thread::set_no_new_privs(true)?;
-        Err(Command::new(program).args(arguments).exec())
+        Ok(())
+    }
+}
+
+impl OpenFile {
+    /// Opens it so that it stays open in what this process becomes.
+    fn open(&self) -> io::Result<File> {
+        let mut options = File::options();
+        match self.access {
+            Access::Read => options.read(true),
+            Access::Write => options.read(true).write(true),
+            Access::Append => options.append(true).create(true).mode(0o600),
+        };
+        let file = options.open(&self.path).map_err(|error| {
+            let text = format!("{}: {error}", self.path.display());
+            io::Error::new(error.kind(), text)
+        })?;
+        rustix::io::fcntl_setfd(&file, FdFlags::empty())?;
+        Ok(file)
+    }
+}
+
+/// As [`Jail::arguments`] writes it.
+impl FromStr for OpenFile {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let (access, path) = word.split_once(':').ok_or("no access is named")?;
+        let known = [Access::Read, Access::Write, Access::Append];
+        let access = known.into_iter().find(|known| known.word() == access);
+        Ok(Self {
+            path: path.into(),
+            access: access.ok_or("no such access")?,
+        })
+    }
+}
+
+impl Access {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Append => "append",
+        }
     }
 }

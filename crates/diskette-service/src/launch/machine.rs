@@ -1,6 +1,5 @@
 //! One machine of QEMU's: started, found again, ended.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::arguments::Launch;
+use super::arguments::{CommandLine, Launch};
 use super::home::Home;
 use super::jail::Jail;
 use super::process::Process;
@@ -47,9 +46,9 @@ impl Launcher {
         let program = self.program()?;
         launch.home.make()?;
         self.hand_over(launch.home)?;
-        let arguments = launch.arguments();
-        write_command(launch.home, &self.qemu, &arguments)?;
-        let mut child = self.spawn(launch.home, program, arguments)?;
+        let line = launch.command_line();
+        write_command(launch.home, &self.qemu, &line)?;
+        let mut child = self.spawn(launch.home, &program, line)?;
         let process = match Process::open(child.id()) {
             Ok(process) => process,
             Err(source) => {
@@ -87,11 +86,11 @@ impl Launcher {
             })
     }
 
-    fn spawn(&self, home: &Home, program: PathBuf, arguments: Vec<OsString>) -> Result<Child> {
+    fn spawn(&self, home: &Home, program: &Path, line: CommandLine) -> Result<Child> {
         let log = File::create(home.stderr()).map_err(at(home.stderr()))?;
         let also = log.try_clone().map_err(at(home.stderr()))?;
         Command::new(&self.own)
-            .args(self.jail.arguments(&program.into(), arguments))
+            .args(self.jail.arguments(program, line))
             .stdin(Stdio::null())
             .stdout(also)
             .stderr(log)
@@ -99,20 +98,13 @@ impl Launcher {
             .map_err(at(&self.own))
     }
 
-    /// Gives the machine's files to the user it runs as.
+    /// Gives the folder of the sockets to the user that makes them.
     fn hand_over(&self, home: &Home) -> Result<()> {
         let Some((user, group)) = self.jail.user else {
             return Ok(());
         };
-        let sockets = home.qmp();
-        for folder in [home.folder(), sockets.parent().unwrap_or(&sockets)] {
-            chown(folder, Some(user), Some(group)).map_err(at(folder))?;
-            for entry in fs::read_dir(folder).map_err(at(folder))? {
-                let path = entry.map_err(at(folder))?.path();
-                chown(&path, Some(user), Some(group)).map_err(at(&path))?;
-            }
-        }
-        Ok(())
+        let folder = home.sockets();
+        chown(folder, Some(user), Some(group)).map_err(at(folder))
     }
 }
 
@@ -239,15 +231,21 @@ async fn first_words(child: &mut Child, home: &Home) -> Result<Monitor> {
     }
 }
 
-fn write_command(home: &Home, qemu: &str, arguments: &[OsString]) -> Result<()> {
-    let line: Vec<_> = arguments
+fn write_command(home: &Home, qemu: &str, command: &CommandLine) -> Result<()> {
+    let line: Vec<_> = command
+        .arguments
         .iter()
         .map(|argument| argument.to_string_lossy())
+        .collect();
+    let files: Vec<_> = command
+        .files
+        .iter()
+        .map(|file| file.path.display().to_string())
         .collect();
     let path = home.command();
     fs::write(
         &path,
-        json!({"program": qemu, "arguments": line}).to_string(),
+        json!({"program": qemu, "arguments": line, "files": files}).to_string(),
     )
     .map_err(at(&path))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(at(&path))
