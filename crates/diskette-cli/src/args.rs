@@ -12,7 +12,7 @@ use diskette::storage::FolderResolver;
 use crate::cmd;
 use crate::failure::Failure;
 use crate::image_opts::ImageOpts;
-use crate::secrets;
+use crate::{json_name, secrets};
 
 /// Inspects, makes and converts disk images, in qemu-img's words.
 #[derive(Debug, Parser)]
@@ -37,6 +37,7 @@ pub(crate) struct Diskette {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Amend(cmd::amend::Amend),
+    Bench(cmd::bench::Bench),
     Check(cmd::check::Check),
     Commit(cmd::commit::Commit),
     #[command(visible_alias = "verify")]
@@ -163,12 +164,25 @@ pub(crate) fn backing(
     let (also_file, also_format) = (options.take("backing_file"), options.take("backing_fmt"));
     let target = file.map(str::to_owned).or(also_file);
     let format = format.map(str::to_owned).or(also_format);
+    if let Some(name) = &target {
+        plain_name(name)?;
+    }
     match (target.filter(|name| !name.is_empty()), format) {
         (Some(target), Some(format)) => Ok(Some(BackingImage::new(target, format))),
         (Some(_), None) => Err(Failure::new(
             "the format of the backing image must be named too, with -F",
         )),
         (None, _) => Ok(None),
+    }
+}
+
+/// That an image is to have a name of its own, and not a description: a new one, or one that another image refers to.
+pub(crate) fn plain_name(name: &str) -> Result<&str, Failure> {
+    match name.starts_with(json_name::SOURCE) {
+        true => Err(Failure::new(format!(
+            "{name}: a new image, and what an image is to refer to, need a file's name"
+        ))),
+        false => Ok(name),
     }
 }
 
@@ -335,14 +349,34 @@ impl Opening {
     ) -> diskette::core::Result<(PathBuf, OpenOptions)> {
         match self.image_opts {
             true => self.described(image),
-            false => Ok((image.to_owned(), self.options(format)?)),
+            false => self.named(image, format),
+        }
+    }
+
+    /// The file of an image that is named, by a `json:` name perhaps, and how it is to be opened.
+    pub(crate) fn named(
+        &self,
+        image: &Path,
+        format: Option<&str>,
+    ) -> diskette::core::Result<(PathBuf, OpenOptions)> {
+        match ImageOpts::of_json_name(&image.to_string_lossy()) {
+            Some(image) => self.opening_of(image?, format),
+            None => Ok((image.to_owned(), self.options(format)?)),
         }
     }
 
     /// The file of an image that is described, and how it is to be opened.
     pub(crate) fn described(&self, image: &Path) -> diskette::core::Result<(PathBuf, OpenOptions)> {
-        let image = ImageOpts::parse(&image.to_string_lossy())?;
-        let mut options = self.options(image.format.as_deref())?;
+        self.opening_of(ImageOpts::parse(&image.to_string_lossy())?, None)
+    }
+
+    /// A format that is named besides a description goes before that.
+    fn opening_of(
+        &self,
+        image: ImageOpts,
+        format: Option<&str>,
+    ) -> diskette::core::Result<(PathBuf, OpenOptions)> {
+        let mut options = self.options(format.or(image.format.as_deref()))?;
         options.ignore_locks |= image.force_share;
         for (name, value) in image.options {
             options.format_options.set(name, value);

@@ -1,6 +1,7 @@
 //! The subcommands: a file each, and one `run` in it.
 
 pub(crate) mod amend;
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod compare;

@@ -5,13 +5,15 @@
 //! ```
 //!
 //! An image is a format over a file, and nothing else: that is what is understood. Options of the format are handed to
-//! it; those that only say how QEMU is to do its work (caches, nodes' names) are passed over.
+//! it; those that only say how QEMU is to do its work (caches, nodes' names) are passed over. Names that begin with
+//! `json:` say the same in other words.
 
 use std::path::PathBuf;
 
 use diskette::core::{Error, Result};
 
 use crate::args::split_at_commas;
+use crate::json_name;
 
 /// An image as dotted options describe it.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,15 +31,33 @@ pub(crate) struct ImageOpts {
 impl ImageOpts {
     /// What a description says.
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let mut path = None;
-        let (mut format, mut force_share, mut options) = (None, false, Vec::new());
+        const SOURCE: &str = "--image-opts";
+        let mut pairs = Vec::new();
         for pair in split_at_commas(text) {
             let Some((name, value)) = pair.split_once('=') else {
-                return Err(invalid(
-                    &pair,
+                return Err(Error::invalid_option(
+                    SOURCE,
+                    pair,
                     "an option without a value; driver=..,file.filename=.. names a file",
                 ));
             };
+            pairs.push((name.to_owned(), value.to_owned()));
+        }
+        Self::of_pairs(SOURCE, pairs)
+    }
+
+    /// What a name that begins with `json:` says; `None` for any other.
+    pub(crate) fn of_json_name(name: &str) -> Option<Result<Self>> {
+        let pairs = json_name::pairs(name)?;
+        Some(pairs.and_then(|pairs| Self::of_pairs(json_name::SOURCE, pairs)))
+    }
+
+    fn of_pairs(source: &'static str, pairs: Vec<(String, String)>) -> Result<Self> {
+        let invalid = |name: &str, why| Error::invalid_option(source, name, why);
+        let mut path = None;
+        let (mut format, mut force_share, mut options) = (None, false, Vec::new());
+        for (name, value) in pairs {
+            let (name, value) = (name.as_str(), value.as_str());
             match name {
                 "file.filename" | "filename" => path = Some(PathBuf::from(value)),
                 "file.driver" if matches!(value, "file" | "host_device") => {}
@@ -84,10 +104,6 @@ const PASSED_OVER: &[&str] = &[
     "node-name",
     "read-only",
 ];
-
-fn invalid(name: &str, why: &'static str) -> Error {
-    Error::invalid_option("--image-opts", name, why)
-}
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ mod failure;
 mod human;
 mod image_opts;
 mod json;
+mod json_name;
 mod options_help;
 mod pipes;
 mod progress;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
 fn run() -> Outcome {
     match args::Diskette::try_parse()?.command {
         Command::Amend(args) => cmd::amend::run(&args),
+        Command::Bench(args) => cmd::bench::run(&args),
         Command::Check(args) => cmd::check::run(&args),
         Command::Commit(args) => cmd::commit::run(&args),
         Command::Compare(args) => cmd::compare::run(&args),

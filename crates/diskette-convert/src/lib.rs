@@ -1,4 +1,4 @@
-//! The parallel engine of diskette: convert, compare, digest, measure.
+//! The parallel engine of diskette: convert, compare, digest, measure, bench.
 //!
 //! It knows no format. It reads a [`BlockReader`](diskette_core::BlockReader) and fills an
 //! [`ImageWriter`](diskette_core::ImageWriter) or a [`BlockWriter`](diskette_core::BlockWriter):
@@ -18,6 +18,7 @@
 
 mod adapt;
 mod balance;
+mod bench;
 mod compare;
 mod control;
 mod convert;
@@ -34,6 +35,7 @@ mod witness;
 mod zeros;
 
 pub use adapt::{Concat, TopLayer, UpperLayers};
+pub use bench::{Load, Requests, bench};
 pub use compare::{CompareError, CompareOptions, Comparison, Side, compare};
 pub use control::{Control, Progress};
 pub use convert::{ConvertOptions, convert, convert_into};

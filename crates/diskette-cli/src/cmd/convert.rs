@@ -15,7 +15,7 @@ use diskette::engine::{
 use diskette::{Appliance, Arrived, Conversion, Incoming};
 
 use crate::args::{
-    FormatOptions, Opening, Work, backing, cache_mode, rate, size, snapshot_name,
+    FormatOptions, Opening, Work, backing, cache_mode, plain_name, rate, size, snapshot_name,
     without_containers,
 };
 use crate::failure::{Failure, Outcome};
@@ -210,6 +210,9 @@ impl Convert {
             ));
         }
         let mut options = self.options.parse()?;
+        if !self.no_create {
+            plain_name(&target.to_string_lossy())?;
+        }
         if self.no_create && !options.is_empty() {
             return Err(Failure::new(
                 "-o makes no sense with -n: the target is there already",
@@ -258,7 +261,10 @@ impl Convert {
 
     fn open_chains(&self, sources: &[PathBuf], target: &Path) -> Result<Vec<Chain>, Failure> {
         let chains = self.open_all(sources)?;
-        diskette::refuse_source_as_target(&chains, target)?;
+        match self.no_create {
+            true => diskette::refuse_source_as_target(&chains, self.existing_target(target)?.0)?,
+            false => diskette::refuse_source_as_target(&chains, target)?,
+        }
         Ok(chains)
     }
 
@@ -373,15 +379,14 @@ impl Convert {
         if self.target_image_opts {
             return Ok(self.opening.described(target)?);
         }
-        let mut options = self.opening.options(None)?;
-        options.format = FormatChoice::Named(self.target_format.clone());
+        let (target, mut options) = self.opening.named(target, Some(&self.target_format))?;
         without_containers(&mut options);
         for (name, value) in self.options.parse()?.into_options().iter() {
             if name.ends_with("key-secret") {
                 options.format_options.set(name, value);
             }
         }
-        Ok((target.to_owned(), options))
+        Ok((target, options))
     }
 
     fn write(

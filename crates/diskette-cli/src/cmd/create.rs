@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use diskette::core::NewImage;
 
-use crate::args::{FormatOptions, Opening, backing, size};
+use crate::args::{FormatOptions, Opening, backing, plain_name, size};
 use crate::failure::{Failure, Outcome};
 use crate::{human, options_help};
 
@@ -63,6 +63,7 @@ pub(crate) fn run(args: &Create) -> Outcome {
     let Some(path) = &args.filename else {
         return Err(Failure::new("the name of the new image is missing"));
     };
+    plain_name(&path.to_string_lossy())?;
     let mut options = args.options.parse()?;
     let mut backing = backing(
         args.backing.as_deref(),

@@ -8,7 +8,7 @@ use diskette::Conversion;
 use diskette::core::BlockReader;
 use diskette::engine::{ConvertOptions, Slice};
 
-use crate::args::{Opening, Work, size};
+use crate::args::{Opening, Work, plain_name, size};
 use crate::failure::{Failure, Outcome};
 use crate::progress;
 
@@ -56,6 +56,7 @@ pub(crate) fn run(args: &Dd) -> Outcome {
             "both a source (if=) and a target (of=) must be given",
         ));
     };
+    plain_name(&target.to_string_lossy())?;
     let (path, options) = args
         .opening
         .image(source.as_ref(), args.format.as_deref())?;

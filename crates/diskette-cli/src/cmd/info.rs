@@ -44,7 +44,7 @@ pub(crate) struct Info {
 pub(crate) fn run(args: &Info) -> Outcome {
     let (path, options) = args.opening.image(&args.filename, args.format.as_deref())?;
     if options.disk.is_none()
-        && let Some(container) = diskette::inspect_container(&args.filename, &options)?
+        && let Some(container) = diskette::inspect_container(&path, &options)?
     {
         return container::print(&container, args.output);
     }

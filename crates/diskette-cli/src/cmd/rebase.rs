@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use diskette::core::BackingImage;
 
-use crate::args::{Opening, Work, cache_mode};
+use crate::args::{Opening, Work, cache_mode, plain_name};
 use crate::failure::{Failure, Outcome};
 use crate::progress;
 
@@ -95,7 +95,10 @@ impl Rebase {
             (Some(name), None) => Err(Failure::new(format!(
                 "Could not change the backing file to '{name}': backing format must be specified, with -F"
             ))),
-            (Some(name), Some(format)) => Ok(Some(BackingImage::new(name, format))),
+            (Some(name), Some(format)) => {
+                let name = plain_name(name)?;
+                Ok(Some(BackingImage::new(name, format)))
+            }
         }
     }
 }

@@ -44,8 +44,8 @@ pub(crate) struct Resize {
 }
 
 pub(crate) fn run(args: &Resize) -> Outcome {
-    let options = args.opening.options(args.format.as_deref())?;
-    let disk = diskette::edit(&args.filename, &options)?;
+    let (path, options) = args.opening.image(&args.filename, args.format.as_deref())?;
+    let disk = diskette::edit(&path, &options)?;
     let wanted = new_size(&args.size, disk.size())?;
     if wanted < disk.size() && !args.shrink {
         return Err(Failure::new(format!(

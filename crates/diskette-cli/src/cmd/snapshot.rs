@@ -54,9 +54,9 @@ pub(crate) struct Snapshot {
 }
 
 pub(crate) fn run(args: &Snapshot) -> Outcome {
-    let options = args.opening.options(args.format.as_deref())?;
+    let (path, options) = args.opening.image(&args.filename, args.format.as_deref())?;
     if args.create.is_none() && args.apply.is_none() && args.delete.is_none() {
-        let image = diskette::inspect(&args.filename, options)?;
+        let image = diskette::inspect(&path, options)?;
         if !args.quiet {
             let mut out = io::stdout().lock();
             report::print_snapshots(&mut out, &image.info.snapshots)?;
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Snapshot) -> Outcome {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let disk = diskette::edit(&args.filename, &options)?;
+    let disk = diskette::edit(&path, &options)?;
     let snapshots = snapshots(&*disk)?;
     if let Some(name) = &args.create {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
