@@ -316,3 +316,281 @@ fn a_missing_and_a_wrong_secret_are_told_clearly() {
         "metadata need no secret"
     );
 }
+
+/// The disk of an image, by qemu-img and by the command.
+fn expect_disk(tool: &Tool, folder: &Path, image: &str, bytes: &[u8]) {
+    fs::write(folder.join("expected.raw"), bytes).unwrap();
+    let line = format!("compare --image-opts {image} driver=raw,file.filename=expected.raw");
+    qemu(tool, folder, &line);
+    done(folder, &line);
+}
+
+#[test]
+fn encrypted_images_are_created_changed_and_lived_with() {
+    let Some(tool) = qemu_img() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut bytes = disk(folder);
+    let image = format!("{QCOW2}x.qcow2");
+    done(
+        folder,
+        &format!("create -q -f qcow2 -o {FAST} x.qcow2 {}", bytes.len()),
+    );
+    done(
+        folder,
+        &format!("convert -n -f raw disk.raw --target-image-opts {image}"),
+    );
+    expect_disk(&tool, folder, &image, &bytes);
+
+    done(folder, &format!("snapshot -c one --image-opts {image}"));
+    bytes[4096..8192].fill(9);
+    let line = format!("bench -q -w --pattern 9 -c 1 -s 4096 -o 4096 --image-opts {image}");
+    done(folder, &line);
+    expect_disk(&tool, folder, &image, &bytes);
+    qemu(
+        &tool,
+        folder,
+        &format!("snapshot -a one --image-opts {image}"),
+    );
+    expect_disk(
+        &tool,
+        folder,
+        &image,
+        &fs::read(folder.join("disk.raw")).unwrap(),
+    );
+    done(folder, &format!("snapshot -d one --image-opts {image}"));
+
+    let mut bytes = fs::read(folder.join("disk.raw")).unwrap();
+    bytes.resize(3 << 20, 0);
+    done(folder, &format!("resize --image-opts {image} 3M"));
+    expect_disk(&tool, folder, &image, &bytes);
+    bytes.truncate(700_416);
+    done(
+        folder,
+        &format!("resize --shrink --image-opts {image} 684k"),
+    );
+    expect_disk(&tool, folder, &image, &bytes);
+    bytes.resize(1 << 20, 0);
+    done(folder, &format!("resize --image-opts {image} 1M"));
+    expect_disk(&tool, folder, &image, &bytes);
+    done(
+        folder,
+        &format!("amend -o refcount_bits=64,lazy_refcounts=on --image-opts {image}"),
+    );
+    expect_disk(&tool, folder, &image, &bytes);
+    qemu(&tool, folder, &format!("check --image-opts {image}"));
+}
+
+#[test]
+fn encrypted_overlays_are_committed_and_rebased() {
+    let Some(tool) = qemu_img() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut bytes = disk(folder);
+    done(
+        folder,
+        &format!("convert -f raw -O qcow2 -o {FAST} disk.raw base.qcow2"),
+    );
+    done(
+        folder,
+        &format!(
+            "create -q -f qcow2 -b base.qcow2 -F qcow2 -o {FAST},cluster_size=4k x.qcow2 {}",
+            bytes.len()
+        ),
+    );
+    let image =
+        "driver=qcow2,file.filename=x.qcow2,encrypt.key-secret=s0,backing.encrypt.key-secret=s0";
+    let patched = |bytes: &mut Vec<u8>, at: usize, pattern: u8| {
+        bytes[at..at + 1024].fill(pattern);
+        let line =
+            format!("bench -q -w --pattern {pattern} -c 1 -s 1024 -o {at} --image-opts {image}");
+        done(folder, &line);
+        expect_disk(&tool, folder, image, bytes);
+    };
+    patched(&mut bytes, 512, 1);
+    patched(&mut bytes, 700_416, 2);
+    done(folder, &format!("commit -q --image-opts {image}"));
+    expect_disk(&tool, folder, image, &bytes);
+    expect_disk(&tool, folder, &format!("{QCOW2}base.qcow2"), &bytes);
+    patched(&mut bytes, 90_112, 3);
+
+    fs::write(folder.join("other.raw"), vec![0x33; 300_032]).unwrap();
+    done(
+        folder,
+        &format!("rebase -b other.raw -F raw --image-opts {image}"),
+    );
+    let alone = format!("{QCOW2}x.qcow2");
+    expect_disk(&tool, folder, &alone, &bytes);
+    let line = ["rebase", "-b", "", "--image-opts", &alone];
+    let answer = ours(folder, [&line[..1], &SECRET[..], &line[1..]].concat());
+    assert_eq!(answer.code, Some(0), "{}", answer.err);
+    expect_disk(&tool, folder, &alone, &bytes);
+    qemu(&tool, folder, &format!("check --image-opts {alone}"));
+}
+
+#[test]
+fn compression_and_encryption_exclude_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    let answer = run(
+        folder,
+        &format!("convert -c -f raw -O qcow2 -o {FAST} disk.raw x.qcow2"),
+    );
+    assert_eq!(answer.code, Some(1));
+    assert!(answer.err.contains("compress"), "{}", answer.err);
+    assert!(!folder.join("x.qcow2").exists());
+}
+
+const SECRETS: [&str; 6] = [
+    "--object",
+    "secret,id=s0,data=hunter2",
+    "--object",
+    "secret,id=s1,data=second",
+    "--object",
+    "secret,id=s2,data=third",
+];
+
+#[test]
+fn key_slots_are_amended_in_turns_with_qemu_img() {
+    let Some(tool) = qemu_img() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    done(
+        folder,
+        &format!("convert -f raw -O qcow2 -o {FAST} disk.raw x.qcow2"),
+    );
+    done(
+        folder,
+        "convert -f raw -O luks -o key-secret=s0,iterations=1000 disk.raw x.luks",
+    );
+    for (driver, prefix, file) in [("qcow2", "encrypt.", "x.qcow2"), ("luks", "", "x.luks")] {
+        let image = |secret: &str| {
+            format!("driver={driver},{prefix}key-secret={secret},file.filename={file}")
+        };
+        let options = |pairs: &str| {
+            let pairs = pairs.split(',').map(|pair| format!("{prefix}{pair}"));
+            pairs.collect::<Vec<_>>().join(",")
+        };
+        let amend = |theirs: bool, secret: &str, pairs: &str, force: bool| {
+            let (options, image) = (options(pairs), image(secret));
+            let mut words = vec!["amend"];
+            words.extend(SECRETS);
+            words.extend(["-o", &options, "--image-opts", &image]);
+            words.extend(force.then_some("--force"));
+            let answer = match theirs {
+                true => common::theirs(&tool, folder, &words),
+                false => ours(folder, &words),
+            };
+            answer.code
+        };
+        let opens = |secret: &str| {
+            let image = image(secret);
+            let mut words = vec!["compare"];
+            words.extend(SECRETS);
+            words.extend(["--image-opts", &image, "driver=raw,file.filename=disk.raw"]);
+            let (ours, theirs) = (ours(folder, &words), common::theirs(&tool, folder, &words));
+            assert_eq!(
+                ours.code, theirs.code,
+                "{file}, {secret}: {} {}",
+                ours.err, theirs.err
+            );
+            ours.code == Some(0)
+        };
+        let fast = "iter-time=10";
+        assert_eq!(
+            amend(
+                false,
+                "s0",
+                &format!("state=active,new-secret=s1,{fast}"),
+                false
+            ),
+            Some(0)
+        );
+        assert!(opens("s0") && opens("s1") && !opens("s2"));
+        assert_eq!(
+            amend(
+                true,
+                "s1",
+                &format!("state=active,new-secret=s2,keyslot=5,{fast}"),
+                false
+            ),
+            Some(0)
+        );
+        assert!(opens("s2"));
+        // A slot in use, and the last one, take force.
+        for theirs in [true, false] {
+            assert_eq!(
+                amend(theirs, "s0", "state=active,new-secret=s1,keyslot=5", false),
+                Some(1)
+            );
+        }
+        assert_eq!(
+            amend(false, "s0", "state=inactive,old-secret=s0", false),
+            Some(0)
+        );
+        assert!(!opens("s0") && opens("s1") && opens("s2"));
+        assert_eq!(
+            amend(true, "s2", "state=inactive,old-secret=s1", false),
+            Some(0)
+        );
+        for theirs in [true, false] {
+            assert_eq!(
+                amend(theirs, "s2", "state=inactive,old-secret=s2", false),
+                Some(1)
+            );
+        }
+        assert!(opens("s2"));
+        assert_eq!(
+            amend(
+                false,
+                "s2",
+                &format!("state=active,new-secret=s1,keyslot=5,{fast}"),
+                true
+            ),
+            Some(0)
+        );
+        assert!(opens("s1") && !opens("s2"));
+        assert_eq!(
+            amend(false, "s1", "state=inactive,keyslot=5", true),
+            Some(0)
+        );
+        assert!(!opens("s1"));
+    }
+}
+
+#[test]
+fn a_luks_image_of_ours_is_opened_by_cryptsetup() {
+    let Some(cryptsetup) = Tool::find("cryptsetup") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    disk(folder);
+    done(
+        folder,
+        "convert -f raw -O luks -o key-secret=s0,iterations=1000 disk.raw x.luks",
+    );
+    let amend = "amend -o state=active,new-secret=s1,iterations=1000 --image-opts driver=luks,key-secret=s0,file.filename=x.luks";
+    let mut words: Vec<&str> = amend.split_whitespace().collect();
+    words.splice(1..1, SECRETS);
+    assert_eq!(ours(folder, &words).code, Some(0));
+    for (passphrase, slot) in [("hunter2", "0"), ("second", "1")] {
+        fs::write(folder.join("key"), passphrase).unwrap();
+        cryptsetup.run_in(
+            folder,
+            [
+                "open",
+                "--test-passphrase",
+                "--type",
+                "luks1",
+                "--key-slot",
+                slot,
+                "--key-file",
+                "key",
+                "x.luks",
+            ],
+        );
+    }
+}

@@ -29,11 +29,13 @@ pub trait AmendableFormat: Send + Sync {
     fn amend_options(&self) -> &'static [OptionSpec];
 
     /// Changes options of an image, which nobody else may write meanwhile. What cannot be changed so is refused before
-    /// anything is done. Where it is cut off the image is sound, with some of the options changed.
+    /// anything is done. Where it is cut off the image is sound, with some of the options changed. What loses data (the
+    /// last key of an encrypted image erased) is done by `force` alone.
     fn amend(
         &self,
         image: Arc<dyn StorageMut>,
         options: &Options,
+        force: bool,
         cx: &OpenContext<'_>,
     ) -> Result<()>;
 }

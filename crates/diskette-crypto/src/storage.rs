@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use diskette_core::{Run, RunKind, SECTOR, Storage, StorageMut};
+use diskette_core::{Result, Run, RunKind, SECTOR, Storage, StorageMut};
 
 use crate::SectorCipher;
 use crate::sector::SECTOR_LEN;
@@ -12,13 +12,13 @@ use crate::sector::SECTOR_LEN;
 /// host offsets, counted from `start`.
 ///
 /// Whole sectors are written as they come, by any number of threads. Of a sector that is written in part the rest is read
-/// before, and nobody else writes meanwhile.
+/// before, and nobody else reads or writes meanwhile: what is not written stays as it is for all who look.
 #[derive(Debug)]
 pub struct EncryptedStorage {
     storage: Arc<dyn StorageMut>,
     cipher: Arc<SectorCipher>,
     start: u64,
-    /// Held by all who write; alone, by who writes a part of a sector.
+    /// Held by all who read or write; alone, by who writes a part of a sector.
     parts: RwLock<()>,
 }
 
@@ -33,6 +33,12 @@ impl EncryptedStorage {
             start,
             parts: RwLock::new(()),
         }
+    }
+
+    /// Fills `buf` with what lies from `offset` on. What is missing at the storage's end is taken for zeros, and deciphered.
+    pub fn read_deciphered(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let _held = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        self.decipher(buf, offset)
     }
 
     /// Bytes that are written and zeros that are enciphered pass through a buffer of this size.
@@ -59,16 +65,16 @@ impl EncryptedStorage {
         let start = offset - within as u64;
         let mut sector = [0; SECTOR_LEN];
         if start < self.storage.size()? {
-            self.read_deciphered(&mut sector, start)?;
+            self.decipher(&mut sector, start)
+                .map_err(io::Error::other)?;
         }
         sector[within..within + part.len()].copy_from_slice(part);
         self.write_sectors(&sector, start)
     }
 
-    fn read_deciphered(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn decipher(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let numbered = offset.saturating_sub(self.start);
-        let read = self.cipher.read(&*self.storage, buf, offset, numbered);
-        read.map_err(io::Error::other)
+        self.cipher.read(&*self.storage, buf, offset, numbered)
     }
 
     const fn number(&self, offset: u64) -> u64 {
@@ -94,7 +100,7 @@ impl Storage for EncryptedStorage {
         if end.is_none_or(|end| self.storage.size().is_ok_and(|size| end > size)) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.read_deciphered(buf, offset)
+        self.read_deciphered(buf, offset).map_err(io::Error::other)
     }
 
     fn run_at(&self, offset: u64) -> io::Result<Run> {

@@ -3,7 +3,8 @@
 //!
 //! | what | |
 //! | --- | --- |
-//! | LUKS version 1 | read, made, written in place; ciphers and hashes as `diskette-crypto` has them |
+//! | LUKS version 1 | read, made, written in place, resized; ciphers and hashes as `diskette-crypto` has them |
+//! | key slots | passphrases added and taken away |
 //! | LUKS version 2, detached headers | no |
 //!
 //! A file that begins with a LUKS header is taken for one where nothing else is said: a raw image of a disk that is
@@ -11,6 +12,7 @@
 //!
 //! An image without data reads as noise until it is written; so does one that `qemu-img create` makes.
 
+mod amend;
 mod reader;
 mod writer;
 
@@ -80,6 +82,6 @@ impl Format for Luks {
     }
 
     fn amendable(&self) -> Option<&dyn AmendableFormat> {
-        None
+        Some(self)
     }
 }

@@ -1,6 +1,7 @@
 //! LUKS images made and changed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, Extent, ExtentKind, HostOffset, ImageWriter, Measure,
@@ -102,7 +103,7 @@ impl WritableFormat for Luks {
         Ok(Box::new(Editor {
             payload: EncryptedStorage::new(image, cipher, start),
             start,
-            size,
+            size: AtomicU64::new(size),
         }))
     }
 }
@@ -208,22 +209,31 @@ impl Packer for AsItIs {
 struct Editor {
     payload: EncryptedStorage,
     start: u64,
-    size: u64,
+    size: AtomicU64,
+}
+
+impl Editor {
+    fn sync(&self) -> Result<()> {
+        let storage = &self.payload;
+        storage
+            .sync()
+            .map_err(|source| storage.failed("sync", 0, 0, source))
+    }
 }
 
 impl BlockReader for Editor {
     fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        check_range(self.size, offset, 1)?;
+        check_range(self.size(), offset, 1)?;
         let kind = ExtentKind::Encrypted(HostOffset::new(self.start));
-        Ok(Extent::new(0, self.size, kind))
+        Ok(Extent::new(0, self.size(), kind))
     }
 
     fn read_extent(&self, _extent: &Extent, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(self.size, offset, buf.len() as u64)?;
+        check_range(self.size(), offset, buf.len() as u64)?;
         self.payload.read(buf, self.start + offset)
     }
 }
@@ -231,7 +241,7 @@ impl BlockReader for Editor {
 impl BlockWriter for Editor {
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         let (storage, len) = (&self.payload, buf.len() as u64);
-        check_range(self.size, offset, len)?;
+        check_range(self.size(), offset, len)?;
         storage
             .write_at(buf, self.start + offset)
             .map_err(|source| storage.failed("write", self.start + offset, len, source))
@@ -239,7 +249,7 @@ impl BlockWriter for Editor {
 
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
         let storage = &self.payload;
-        check_range(self.size, offset, len)?;
+        check_range(self.size(), offset, len)?;
         storage
             .write_zeros(self.start + offset, len)
             .map_err(|source| storage.failed("zero", self.start + offset, len, source))
@@ -247,11 +257,28 @@ impl BlockWriter for Editor {
 
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
         // What the host gives up would read as noise, and tell an onlooker that it is free.
-        check_range(self.size, offset, len)
+        check_range(self.size(), offset, len)
     }
 
-    fn resize(&self, _size: u64) -> Result<()> {
-        Err(Error::unsupported(FORMAT, "another size for a disk"))
+    fn resize(&self, size: u64) -> Result<()> {
+        let (storage, old) = (&self.payload, self.size());
+        let most = i64::MAX as u64 - self.start;
+        if !size.is_multiple_of(SECTOR) || size > most {
+            let why = "a disk that is not of whole sectors of 512 bytes, or too large for a file";
+            return Err(Error::unsupported(FORMAT, why));
+        }
+        let end = self.start + size;
+        if size > old {
+            // Zeros that are not written would read as noise. The file grows with them.
+            storage
+                .write_zeros(self.start + old, size - old)
+                .map_err(|source| storage.failed("zero", self.start + old, size - old, source))?;
+        }
+        storage
+            .set_size(end)
+            .map_err(|source| storage.failed("resize", end, 0, source))?;
+        self.size.store(size, Ordering::Release);
+        self.sync()
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
@@ -259,9 +286,6 @@ impl BlockWriter for Editor {
     }
 
     fn flush(&self) -> Result<()> {
-        let storage = &self.payload;
-        storage
-            .sync()
-            .map_err(|source| storage.failed("sync", 0, 0, source))
+        self.sync()
     }
 }

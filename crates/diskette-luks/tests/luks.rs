@@ -301,6 +301,27 @@ fn an_image_is_written_in_place() {
     assert!(same_for_qemu(&qemu_img, folder.path(), "ours.luks", SECRET));
 }
 
+#[test]
+fn a_disk_changes_its_size_and_what_is_new_is_zero() {
+    let disk = Disk(vec![7; 4096]);
+    let memory = Arc::new(MemoryStorage::new(made(&disk, "")));
+    let opening = open_options(SECRET);
+    let to = Arc::clone(&memory) as Arc<dyn StorageMut>;
+    let writer = writable().edit(to, None, &opening.context()).unwrap();
+    writer.resize(9728).unwrap();
+    writer.resize(1024).unwrap();
+    writer.resize(3072).unwrap();
+    assert!(writer.resize(1000).is_err());
+    let mut expected = vec![7; 1024];
+    expected.resize(3072, 0);
+    assert_eq!(writer.size(), 3072);
+    assert!(writer.read_vec(0, 3072).unwrap() == expected);
+    drop(writer);
+    let image = open(memory.to_vec(), SECRET).unwrap();
+    assert_eq!(image.info.size, 3072);
+    assert!(image.reader.read_vec(0, 3072).unwrap() == expected);
+}
+
 fn amend(storage: &Arc<dyn StorageMut>, pairs: &str, force: bool) -> Result<()> {
     let mut slots = KeySlots::open(Arc::clone(storage), 0, storage.size().expect("memory"))?;
     let mut secrets = Secrets::default();

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use diskette_core::{OpenContext, Result, Storage};
+use diskette_core::{Error, OpenContext, Result, SECTOR, Storage, StorageMut};
 use diskette_crypto::luks::Header as LuksHeader;
-use diskette_crypto::{SecretOption, SectorCipher, legacy_aes};
+use diskette_crypto::{EncryptedStorage, SecretOption, SectorCipher, legacy_aes};
 
 use crate::FORMAT;
 use crate::header::Encryption;
@@ -62,6 +62,28 @@ impl ClusterCipher {
             Numbers::Host => host,
         };
         self.cipher.read(file, buf, host, numbered)
+    }
+
+    /// Makes of the stored bytes of a cluster what has to be stored at another host offset, that the guest reads the same.
+    pub(crate) fn move_stored(&self, bytes: &mut [u8], from: u64, to: u64) {
+        match self.numbers {
+            Numbers::Guest => {}
+            Numbers::Host => {
+                self.cipher.decrypt(bytes, from / SECTOR);
+                self.cipher.encrypt(bytes, to / SECTOR);
+            }
+        }
+    }
+
+    /// The file that holds the clusters, with this cipher before it.
+    pub(crate) fn before(self, file: Arc<dyn StorageMut>) -> Result<EncryptedStorage> {
+        match self.numbers {
+            Numbers::Host => Ok(EncryptedStorage::new(file, self.cipher, 0)),
+            Numbers::Guest => Err(Error::unsupported(
+                FORMAT,
+                "writing into an image with the old AES encryption",
+            )),
+        }
     }
 }
 

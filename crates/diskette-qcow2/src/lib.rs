@@ -15,7 +15,7 @@
 //! | dirty images | yes | no | mended first; refcounts are put off where the header allows it |
 //! | corrupt images | yes | no | refused until they are repaired |
 //! | clusters that are zeroed or discarded | | | given back, and punched out of the file |
-//! | encrypted with LUKS | yes, by the option `encrypt.key-secret` | yes, but not preallocated | refused |
+//! | encrypted with LUKS | yes, by the option `encrypt.key-secret` | yes, but not preallocated | yes; key slots, too |
 //! | encrypted with AES, the old way | likewise | no | refused |
 //! | consistency | checked, with the findings of `qemu-img check` | | repaired in place |
 //! | unknown incompatible features | refused by name | | refused |

@@ -245,8 +245,14 @@ fn shared_depth(old: &Chain, new: &Chain) -> Option<usize> {
     layers.position(|layer| id_of(&layer.info.files) == Some(top))
 }
 
-/// Changes options of the image at `path`, as `qemu-img amend` names them. What cannot be changed is refused.
-pub fn amend(path: impl AsRef<Path>, options: &Options, opening: &OpenOptions) -> Result<()> {
+/// Changes options of the image at `path`, as `qemu-img amend` names them. What cannot be changed is refused. By `force`
+/// alone the last key of an encrypted image is erased, or one that is in use replaced.
+pub fn amend(
+    path: impl AsRef<Path>,
+    options: &Options,
+    force: bool,
+    opening: &OpenOptions,
+) -> Result<()> {
     let path = path.as_ref();
     let overlay = lock(path)?;
     let format = registry().choose(&opening.format, &*overlay)?;
@@ -256,7 +262,7 @@ pub fn amend(path: impl AsRef<Path>, options: &Options, opening: &OpenOptions) -
     };
     let size = options.size(format.name(), "size")?;
     let rest = options.iter().filter(|(name, _)| *name != "size");
-    amendable.amend(overlay, &rest.collect(), &opening.context())?;
+    amendable.amend(overlay, &rest.collect(), force, &opening.context())?;
     match size {
         Some(size) => {
             let disk = edit(path, opening)?;

@@ -19,6 +19,9 @@ use crate::{options_help, progress};
 Examples:
   diskette amend -o compat=1.1,lazy_refcounts=on disk.qcow2
   diskette amend -o refcount_bits=64 disk.qcow2
+  diskette amend --object secret,id=s0,file=old --object secret,id=s1,file=new \\
+    --image-opts -o encrypt.state=active,encrypt.new-secret=s1 \\
+    driver=qcow2,file.filename=disk.qcow2,encrypt.key-secret=s0
   diskette amend -f qcow2 -o help")]
 pub(crate) struct Amend {
     /// The image
@@ -35,6 +38,10 @@ pub(crate) struct Amend {
     /// Accepted for qemu-img's sake: what is told to be done is on the disk
     #[arg(short = 't', long, value_name = "CACHE", value_parser = cache_mode)]
     cache: Option<String>,
+
+    /// Replace a key slot that is in use, or erase the last one: the data are lost with it
+    #[arg(long)]
+    force: bool,
 
     /// Show how far it has come
     #[arg(short, long)]
@@ -61,7 +68,7 @@ pub(crate) fn run(args: &Amend) -> Outcome {
         return Err(Failure::new("Must specify options (-o)"));
     }
     let progress = progress::Meter::new(args.progress && !args.quiet);
-    let done = diskette::amend(&path, &options.into_options(), &opening);
+    let done = diskette::amend(&path, &options.into_options(), args.force, &opening);
     match &done {
         Ok(()) => progress.complete(),
         Err(_) => progress.end(),

@@ -154,41 +154,59 @@ pub struct Amendment<'a> {
     pub limits: &'a Limits,
 }
 
-impl Amendment<'_> {
-    /// The options that key slots are changed by; within another format their names begin with "encrypt.".
-    pub const OPTIONS: &'static [OptionSpec] = &[
-        OptionSpec {
-            name: "state",
-            takes: "active|inactive",
-            default: "",
-            help: "whether a key slot is to hold the key",
-        },
-        OptionSpec {
-            name: "new-secret",
-            takes: "id",
-            default: "",
-            help: "the passphrase that is to open the slot",
-        },
-        OptionSpec {
-            name: "old-secret",
-            takes: "id",
-            default: "",
-            help: "a passphrase that opens the image; with state=inactive, the one to be taken away",
-        },
-        OptionSpec {
-            name: "keyslot",
-            takes: "0..7",
-            default: "",
-            help: "the key slot; without it, a free one, or those that old-secret opens",
-        },
-        OptionSpec {
-            name: "iter-time",
-            takes: "milliseconds",
-            default: "2000",
-            help: "how long it takes here to try the passphrase",
-        },
-    ];
+/// The options that key slots are changed by, with a prefix before each name: "" or "encrypt.".
+macro_rules! specs {
+    ($($prefix:literal)?) => {
+        &[
+            OptionSpec::new(
+                concat!($($prefix,)? "iter-time"),
+                "milliseconds",
+                "2000",
+                "how long it takes here to try the passphrase",
+            ),
+            OptionSpec::new(
+                concat!($($prefix,)? "iterations"),
+                "number",
+                "",
+                "how many iterations it takes to try the passphrase, instead of a time",
+            ),
+            OptionSpec::new(
+                concat!($($prefix,)? "keyslot"),
+                "0..7",
+                "",
+                "the key slot; without it, a free one, or those that old-secret opens",
+            ),
+            OptionSpec::new(
+                concat!($($prefix,)? "new-secret"),
+                "id",
+                "",
+                "the passphrase that is to open the slot",
+            ),
+            OptionSpec::new(
+                concat!($($prefix,)? "old-secret"),
+                "id",
+                "",
+                "a passphrase that opens the image; with state=inactive, the one to be taken away",
+            ),
+            OptionSpec::new(
+                concat!($($prefix,)? "state"),
+                "active|inactive",
+                "",
+                "whether a key slot is to hold the key",
+            ),
+        ]
+    };
+}
 
+/// The options that key slots are changed by; those of an encrypted image in another format begin with "encrypt.".
+#[must_use]
+pub const fn slot_option_specs(within: bool) -> &'static [OptionSpec] {
+    const OWN: &[OptionSpec] = specs!();
+    const WITHIN: &[OptionSpec] = specs!("encrypt.");
+    if within { WITHIN } else { OWN }
+}
+
+impl Amendment<'_> {
     /// Makes the change. `passphrase` is the one by which the image was opened, where it was.
     pub fn apply(&self, slots: &mut KeySlots, passphrase: Option<&[u8]>) -> Result<()> {
         match self.options.text(&self.name("state")) {

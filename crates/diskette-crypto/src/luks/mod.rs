@@ -16,7 +16,7 @@ mod unlock;
 
 use diskette_core::{Error, Result};
 
-pub use amend::{Amendment, KeySlots};
+pub use amend::{Amendment, KeySlots, slot_option_specs};
 pub use create::{Iterations, NewLuks};
 pub use header::{Header, Slot};
 pub use options::option_specs;

@@ -5,5 +5,6 @@
 mod backing;
 mod head;
 mod options;
+mod slots;
 mod version;
 mod widths;

@@ -1,10 +1,12 @@
 //! The options of an image that can be changed.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use diskette_core::{AmendableFormat, Error, OpenContext, OptionSpec, Options, Result, StorageMut};
+use diskette_crypto::luks::slot_option_specs;
 
 use super::head::Head;
+use super::slots;
 use super::version::{downgrade, upgrade};
 use super::widths::change_width;
 use crate::header::Header;
@@ -12,19 +14,27 @@ use crate::{FORMAT, Qcow2, edit, spec};
 
 impl AmendableFormat for Qcow2 {
     fn amend_options(&self) -> &'static [OptionSpec] {
-        OPTIONS
+        &OPTIONS
     }
 
     fn amend(
         &self,
         image: Arc<dyn StorageMut>,
         options: &Options,
+        force: bool,
         cx: &OpenContext<'_>,
     ) -> Result<()> {
-        let wanted = Wanted::parse(options)?;
+        let (of_slots, rest): (Vec<_>, Vec<_>) = options
+            .iter()
+            .partition(|(name, _)| name.starts_with(slots::PREFIX));
+        let wanted = Wanted::parse(&rest.into_iter().collect())?;
         edit::settle(Arc::clone(&image), cx)?;
         let header = Header::read(&*image, cx.limits)?;
         wanted.expect_possible(&header)?;
+        if !of_slots.is_empty() {
+            let of_slots: Options = of_slots.into_iter().collect();
+            slots::change(Arc::clone(&image), &header, &of_slots, force, cx)?;
+        }
         let version = wanted.version.unwrap_or(header.version);
         if version > header.version {
             upgrade(&*image, cx.limits)?;
@@ -40,7 +50,10 @@ impl AmendableFormat for Qcow2 {
     }
 }
 
-const OPTIONS: &[OptionSpec] = &[
+static OPTIONS: LazyLock<Vec<OptionSpec>> =
+    LazyLock::new(|| [OWN_OPTIONS, slot_option_specs(true)].concat());
+
+const OWN_OPTIONS: &[OptionSpec] = &[
     option("compat", "0.10|v2|1.1|v3", "version of the format"),
     option(
         "data_file_raw",
@@ -76,14 +89,14 @@ impl Wanted {
             let why = match name {
                 "backing_file" | "backing_fmt" => "rebase changes it",
                 "size" => "the disk is resized by whoever knows what lies below",
-                "cluster_size" | "compression_type" | "encryption" | "encrypt.format"
-                | "extended_l2" | "preallocation" => "it is settled when an image is made",
+                "cluster_size" | "compression_type" | "encryption" | "extended_l2"
+                | "preallocation" => "it is settled when an image is made",
                 "data_file" => "the data file of an image that exists cannot be changed",
                 _ => continue,
             };
             return Err(Error::invalid_option(FORMAT, name, why));
         }
-        options.expect_only(FORMAT, OPTIONS)?;
+        options.expect_only(FORMAT, OWN_OPTIONS)?;
         let version = match options.text("compat") {
             None => None,
             Some("0.10" | "v2") => Some(2),

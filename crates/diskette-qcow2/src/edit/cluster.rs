@@ -149,7 +149,7 @@ impl Image {
             run.push(next);
         }
         let len = run.len() * self.geometry.cluster_len();
-        let mut written = write(&**self.files.payload(), place, &buf[..len]);
+        let mut written = write(self.files.payload(), place, &buf[..len]);
         for (place, found) in (place..).step_by(self.geometry.cluster_len()).zip(run) {
             let entry = L2Entry::data(place, true);
             if written.is_ok() {
@@ -178,7 +178,7 @@ impl Image {
         within: u64,
         place: u64,
     ) -> Result<()> {
-        let payload = &**self.files.payload();
+        let payload = self.files.payload();
         let part_end = within + part.len() as u64;
         if range.start == within && range.end == part_end {
             return write(payload, place + within, part);

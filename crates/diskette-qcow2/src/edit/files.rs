@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use diskette_codec::{Codec, decode};
 use diskette_core::{BlockReader, BlockReaderExt, Result, StorageExt, StorageMut};
+use diskette_crypto::EncryptedStorage;
 
 use crate::geometry::{Geometry, Stream};
 use crate::header::field;
@@ -14,6 +15,8 @@ pub(super) struct Files {
     pub(super) storage: Arc<dyn StorageMut>,
     /// Where guest data lies, if not in the image's own file.
     pub(super) data_file: Option<DataFile>,
+    /// The file that holds the clusters, behind the image's cipher, where it has one.
+    pub(super) sealed: Option<Arc<EncryptedStorage>>,
     /// What holes show. `None` where they read as zeros.
     pub(super) below: Option<Arc<dyn BlockReader>>,
     pub(super) geometry: Geometry,
@@ -51,20 +54,26 @@ pub(super) enum Source {
 }
 
 impl Files {
-    /// The file that holds the clusters.
-    pub(super) fn payload(&self) -> &Arc<dyn StorageMut> {
-        match &self.data_file {
-            Some(data_file) => &data_file.storage,
-            None => &self.storage,
+    /// The file that holds the clusters; it takes guest data, and enciphers them where they are to be.
+    pub(super) fn payload(&self) -> &dyn StorageMut {
+        match (&self.sealed, &self.data_file) {
+            (Some(sealed), _) => &**sealed,
+            (None, Some(data_file)) => &*data_file.storage,
+            (None, None) => &*self.storage,
+        }
+    }
+
+    fn read_stored(&self, buf: &mut [u8], place: u64) -> Result<()> {
+        match &self.sealed {
+            Some(sealed) => sealed.read_deciphered(buf, place),
+            None => self.payload().read_padded(buf, place).map(drop),
         }
     }
 
     /// Reads the first bytes of a piece: at most as many as it has.
     pub(super) fn read(&self, piece: &Piece, buf: &mut [u8]) -> Result<()> {
         match piece.source {
-            Source::Stored(place) => {
-                self.payload().read_padded(buf, place)?;
-            }
+            Source::Stored(place) => self.read_stored(buf, place)?,
             Source::Zeros => buf.fill(0),
             Source::Below(end) => self.read_below(buf, piece.start, end)?,
             Source::Stream(stream) => self.read_stream(stream, buf, piece.start)?,

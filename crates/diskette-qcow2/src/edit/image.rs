@@ -6,6 +6,7 @@ use diskette_core::{
     BlockReader, Error, Limits, OpenContext, Reference, Repair, RepairableFormat, Result, Role,
     Storage, StorageExt, StorageMut,
 };
+use diskette_crypto::EncryptedStorage;
 use zerocopy::big_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -13,6 +14,7 @@ use super::allocator::Allocator;
 use super::cache::{ClusterCache, sync, write, write_zeros};
 use super::files::{DataFile, Files};
 use super::lazy::LazyRefcounts;
+use crate::encryption::ClusterCipher;
 use crate::entry::L1Entry;
 use crate::geometry::Geometry;
 use crate::header::{Encryption, Header, field};
@@ -62,8 +64,10 @@ impl Image {
             }
         }
         let data_file = data_file(&*storage, &header, cx)?;
+        let sealed = sealed(&storage, data_file.as_ref(), &header, cx)?;
         Ok(Self {
             files: Files {
+                sealed,
                 below: below.filter(|_| header.backing_name.is_some()),
                 data_file,
                 storage,
@@ -249,14 +253,29 @@ fn refuse_unfit(header: &Header, has_below: bool) -> Result<()> {
         "writing into an image that is marked as corrupt (check and repair it first)"
     } else if header.features.dirty() {
         "writing into an image that was not closed (check and repair it first)"
-    } else if header.encryption != Encryption::None {
-        "writing into an encrypted image"
+    } else if header.encryption != Encryption::None && header.features.data_file_raw() {
+        "writing into an encrypted image whose data file is the disk by itself"
     } else if header.backing_name.is_some() && !has_below {
         "writing into an overlay without the image below it"
     } else {
         return Ok(());
     };
     Err(Error::unsupported(FORMAT, why))
+}
+
+/// The file that holds the clusters, behind the image's cipher; `None` where nothing is enciphered.
+fn sealed(
+    storage: &Arc<dyn StorageMut>,
+    data_file: Option<&DataFile>,
+    header: &Header,
+    cx: &OpenContext<'_>,
+) -> Result<Option<Arc<EncryptedStorage>>> {
+    let Some(cipher) = ClusterCipher::open(&**storage, header.encryption, cx)? else {
+        return Ok(None);
+    };
+    let payload = data_file.map_or(storage, |data_file| &data_file.storage);
+    let sealed = cipher.before(Arc::clone(payload))?;
+    Ok(Some(Arc::new(sealed)))
 }
 
 /// The file that holds the guest's data, opened to be changed.

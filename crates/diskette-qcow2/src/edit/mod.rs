@@ -109,7 +109,7 @@ impl Editor {
             return image.write_some(buf, offset);
         };
         let _kept = self.keep_places(image);
-        cache::write(&**self.files.payload(), place, &buf[..len])?;
+        cache::write(self.files.payload(), place, &buf[..len])?;
         Ok(len)
     }
 }

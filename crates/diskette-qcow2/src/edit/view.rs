@@ -28,10 +28,16 @@ impl Image {
                     len: stream.len,
                 }
             }
-            Subcluster::Data => ExtentKind::Data(HostOffset {
-                file: self.own_files() - 1,
-                offset: found.place.unwrap_or_default() + (start - found.start),
-            }),
+            Subcluster::Data => {
+                let at = HostOffset {
+                    file: self.own_files() - 1,
+                    offset: found.place.unwrap_or_default() + (start - found.start),
+                };
+                match self.files.sealed {
+                    Some(_) => ExtentKind::Encrypted(at),
+                    None => ExtentKind::Data(at),
+                }
+            }
             Subcluster::Zero => ExtentKind::Zero(None),
             Subcluster::Hole => return self.extent_below(offset, start, end),
         };

@@ -1,7 +1,7 @@
 //! What lies where it cannot stay: a snapshot table that has to grow, and guest data in a cluster that holds a table.
 //!
 //! Guest data that shares a cluster with a table gets a copy of its own: the guest reads what it read before, and writes
-//! no table any more.
+//! no table any more. Where clusters are enciphered by their place, that takes the secret; without it they stay.
 
 use std::ops::Range;
 
@@ -11,6 +11,7 @@ use super::Mender;
 use super::trees::{Leads, Trees};
 use crate::bitmaps;
 use crate::check::Survey;
+use crate::encryption::{ClusterCipher, SECRET};
 use crate::entry::{L2Entry, Subclusters};
 use crate::header::Encryption;
 use crate::snapshot::Snapshots;
@@ -23,6 +24,8 @@ pub(super) struct Moves {
     snapshot_table: Option<(Vec<u8>, u64)>,
     snapshot_clusters: u64,
     data: Vec<Move>,
+    /// What the data are enciphered with.
+    cipher: Option<ClusterCipher>,
 }
 
 /// An entry of an L2 table whose cluster is to be copied.
@@ -56,8 +59,11 @@ impl Mender<'_> {
         if let Some((table, _)) = &moves.snapshot_table {
             moves.snapshot_clusters = self.header.geometry.clusters(table.len() as u64);
         }
-        if found.report.corruptions > 0 {
+        if found.report.corruptions > 0 && self.may_move_data() {
             moves.data = self.data_in_tables()?;
+        }
+        if !moves.data.is_empty() {
+            moves.cipher = ClusterCipher::open(self.storage, self.by_place(), self.cx)?;
         }
         match self.place_behind(found, moves.clusters()) {
             Some(_) => Ok(moves),
@@ -81,13 +87,29 @@ impl Mender<'_> {
         for (cluster, moved) in (first..).zip(&moves.data) {
             let mut bytes = vec![0; self.header.geometry.cluster_len()];
             self.storage.read_padded(&mut bytes, moved.from)?;
-            self.write(cluster << cluster_bits, &bytes)?;
+            let to = cluster << cluster_bits;
+            if let Some(cipher) = &moves.cipher {
+                cipher.move_stored(&mut bytes, moved.from, to);
+            }
+            self.write(to, &bytes)?;
         }
         self.sync()?;
         for (cluster, moved) in (first..).zip(&moves.data) {
             self.point_to(moved, cluster << cluster_bits)?;
         }
         self.sync()
+    }
+
+    /// The encryption, if what is stored depends on its place.
+    const fn by_place(&self) -> Encryption {
+        match self.header.encryption {
+            Encryption::None | Encryption::Aes => Encryption::None,
+            luks @ Encryption::Luks { .. } => luks,
+        }
+    }
+
+    fn may_move_data(&self) -> bool {
+        self.by_place() == Encryption::None || self.cx.options.text(SECRET.name).is_some()
     }
 
     /// Whether the new clusters are counted: the refcounts may be beyond repair.

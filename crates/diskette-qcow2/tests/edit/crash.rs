@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, BlockReaderExt, BlockWriter, Format, NewImage, NewSnapshot, Storage, StorageMut,
+    BlockReader, BlockReaderExt, BlockWriter, Format, NewSnapshot, Storage, StorageMut,
 };
 use diskette_qcow2::Qcow2;
 use diskette_storage::MemoryStorage;
 use diskette_testkit::{RecordingStorage, Rng};
 
 use crate::driver::image_of;
-use crate::support::{Below, Bytes, Step, check, context, edit};
+use crate::support::{Below, Bytes, SEALED, Step, check, context, edit, new_image};
 
 /// What the image holds once an act is done.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ struct State {
 
 /// A kind of image, and whether snapshots and sizes change too.
 struct Kind {
-    options: &'static str,
+    options: String,
     size: usize,
     compressed: bool,
     base: usize,
@@ -43,14 +43,7 @@ struct Run {
 
 impl Run {
     fn new(kind: &Kind, seed: u64) -> Self {
-        let mut what = NewImage::new(kind.size as u64);
-        for (name, value) in kind
-            .options
-            .split(',')
-            .filter_map(|pair| pair.split_once('='))
-        {
-            what = what.with_option(name, value);
-        }
+        let mut what = new_image(kind.size, &kind.options);
         what.compress = kind.compressed;
         let mut disk = vec![0x11; kind.size];
         let base = vec![0x77; kind.base];
@@ -251,9 +244,9 @@ fn cut_off_everywhere(kinds: &[Kind]) {
     eprintln!("{points} crash points");
 }
 
-const fn kind(options: &'static str, size: usize) -> Kind {
+fn kind(options: &str, size: usize) -> Kind {
     Kind {
-        options,
+        options: options.to_owned(),
         size,
         compressed: false,
         base: 0,
@@ -280,6 +273,26 @@ fn writes_that_are_cut_off_leak_at_the_most() {
         Kind {
             base: 50 << 10,
             ..kind("cluster_size=4k", 100 << 10)
+        },
+    ]);
+}
+
+#[test]
+fn encrypted_writes_that_are_cut_off_leak_at_the_most() {
+    let sealed = |options: &str, size| Kind {
+        options: format!("{options}{SEALED}"),
+        ..kind("", size)
+    };
+    cut_off_everywhere(&[
+        sealed("cluster_size=4k", 100 << 10),
+        sealed("cluster_size=16k,extended_l2=on", 160 << 10),
+        Kind {
+            base: 50 << 10,
+            ..sealed("cluster_size=4k", 100 << 10)
+        },
+        Kind {
+            whole_life: true,
+            ..sealed("cluster_size=4k", 60 << 10)
         },
     ]);
 }

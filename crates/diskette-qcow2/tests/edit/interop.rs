@@ -5,20 +5,20 @@ use std::sync::Arc;
 use diskette_core::BlockReader;
 use diskette_testkit::{Rng, Tool, qemu_img, qemu_io};
 
-use crate::support::{Act, Bytes, Folder, Step, expect_disk};
+use crate::support::{Act, Bytes, Folder, SECRET, Step, expect_disk};
 
 /// An image, and how it is made.
 struct Kind {
-    options: &'static str,
+    options: String,
     cluster: usize,
     /// Whether it begins with compressed data.
     compressed: bool,
     over_base: bool,
 }
 
-const fn kind(options: &'static str, cluster: usize) -> Kind {
+fn kind(options: &str, cluster: usize) -> Kind {
     Kind {
-        options,
+        options: options.to_owned(),
         cluster,
         compressed: false,
         over_base: false,
@@ -73,7 +73,8 @@ fn take_turns_with(kind: &Kind, seed: u64, qemu_img: &Tool, qemu_io: &Tool) {
         drop(writer);
         folder.expect_sound(qemu_img, "disk.qcow2", &disk);
 
-        let mut command = vec!["-d", "unmap", "-f", "qcow2"];
+        let image = folder.described("disk.qcow2");
+        let mut command = vec!["-d", "unmap", SECRET, "--image-opts"];
         let steps: Vec<Step> = (0..STEPS)
             .map(|_| Step::random(&mut rng, size, kind.cluster))
             .filter(|step| discards && !raw || step.act != Act::Discard)
@@ -82,7 +83,7 @@ fn take_turns_with(kind: &Kind, seed: u64, qemu_img: &Tool, qemu_io: &Tool) {
         for text in &told {
             command.extend(["-c", text]);
         }
-        command.push("disk.qcow2");
+        command.push(&image);
         qemu_io.run_in(folder.path(), command);
         for step in &steps {
             step.model(&mut disk, kind.cluster, discards);
@@ -117,7 +118,7 @@ fn create(kind: &Kind, size: usize, folder: &Folder, qemu_img: &Tool) -> Vec<u8>
         return disk;
     }
     let size_text = size.to_string();
-    let mut args = vec!["create", "-q", "-f", "qcow2", "-o", &options];
+    let mut args = vec!["create", "-q", SECRET, "-f", "qcow2", "-o", &options];
     if kind.over_base {
         let base = vec![0x5a; 2 * size / 3 / 512 * 512];
         disk[..base.len()].copy_from_slice(&base);
@@ -190,6 +191,33 @@ fn compressed_clusters_are_kept_in_turns() {
         packed(",compat=0.10", 8192),
         packed(",extended_l2=on", 16 << 10),
         packed(",refcount_bits=2", 512),
+    ]);
+}
+
+#[test]
+fn encrypted_images_are_kept_in_turns() {
+    const LUKS: &str = ",encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10";
+    let sealed = |options: &str, cluster| Kind {
+        options: format!("{options}{LUKS}"),
+        ..kind("", cluster)
+    };
+    take_turns(&[
+        sealed("", 64 << 10),
+        sealed(
+            ",encrypt.cipher-alg=serpent-256,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv",
+            512,
+        ),
+        sealed(",extended_l2=on", 16 << 10),
+        sealed(",compat=0.10", 4096),
+        sealed(",data_file=disk.data", 64 << 10),
+        Kind {
+            over_base: true,
+            ..sealed("", 64 << 10)
+        },
+        Kind {
+            over_base: true,
+            ..sealed(",extended_l2=on", 32 << 10)
+        },
     ]);
 }
 

@@ -8,5 +8,6 @@ mod driver;
 mod interop;
 mod model;
 mod places;
+mod sealed;
 mod snapshots;
 mod support;

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use diskette_core::{
-    BackingImage, BlockReader, BlockReaderExt, BlockWriter, Format, NewImage, NewSnapshot,
-    StorageMut,
+    BackingImage, BlockReader, BlockReaderExt, BlockWriter, Format, NewSnapshot, StorageMut,
 };
 use diskette_qcow2::Qcow2;
 use diskette_storage::MemoryStorage;
 use diskette_testkit::{Rng, Tool, qemu_img};
 
 use crate::driver::image_of;
-use crate::support::{Act, Below, Bytes, Folder, Step, context, edit, expect_clean, expect_disk};
+use crate::support::{
+    Act, Below, Bytes, Folder, SEALED, Step, context, edit, expect_clean, expect_disk, new_image,
+};
 
 /// What an image begins as.
 struct Kind {
     options: &'static str,
     compressed: bool,
+    encrypted: bool,
     /// Bytes of the image below, which may be longer than the disk.
     base: usize,
     size: usize,
@@ -40,8 +42,8 @@ struct Model {
 const SEQUENCES: usize = 12;
 const ACTS: usize = 70;
 
-/// 12 kinds of 12 sequences of 70 acts: 10,080 in all.
-const KINDS: [Kind; 12] = [
+/// 15 kinds of 12 sequences of 70 acts: 12,600 in all.
+const KINDS: [Kind; 15] = [
     kind("cluster_size=64k", 1_500_160),
     kind("cluster_size=512,refcount_bits=64", 300_032),
     kind("cluster_size=1k,refcount_bits=1", 400_384),
@@ -60,12 +62,19 @@ const KINDS: [Kind; 12] = [
     over(kind("cluster_size=4k,refcount_bits=4", 400_384), 900_000),
     over(kind("cluster_size=64k,extended_l2=on", 1_000_448), 700_160),
     over(kind("cluster_size=2k,compat=0.10", 300_032), 500_000),
+    encrypted(kind("cluster_size=4k", 400_384)),
+    encrypted(kind("cluster_size=16k,extended_l2=on", 700_416)),
+    over(
+        encrypted(kind("cluster_size=64k,refcount_bits=8", 1_000_448)),
+        700_160,
+    ),
 ];
 
 const fn kind(options: &'static str, size: usize) -> Kind {
     Kind {
         options,
         compressed: false,
+        encrypted: false,
         base: 0,
         size,
     }
@@ -78,20 +87,21 @@ const fn compressed(kind: Kind) -> Kind {
     }
 }
 
+const fn encrypted(kind: Kind) -> Kind {
+    Kind {
+        encrypted: true,
+        ..kind
+    }
+}
+
 const fn over(kind: Kind, base: usize) -> Kind {
     Kind { base, ..kind }
 }
 
 impl Model {
     fn new(kind: &Kind) -> Self {
-        let mut what = NewImage::new(kind.size as u64);
-        for (name, value) in kind
-            .options
-            .split(',')
-            .filter_map(|pair| pair.split_once('='))
-        {
-            what = what.with_option(name, value);
-        }
+        let encryption = if kind.encrypted { SEALED } else { "" };
+        let mut what = new_image(kind.size, &format!("{}{encryption}", kind.options));
         what.compress = kind.compressed;
         let mut disk = vec![0; kind.size];
         let mut own = &mut [][..];
@@ -330,4 +340,7 @@ models! {
     an_overlay_over_a_longer_base_is_what_the_model_is: 9;
     subclusters_over_a_base_are_what_the_model_is: 10;
     version_2_over_a_longer_base_is_what_the_model_is: 11;
+    an_encrypted_image_is_what_the_model_is: 12;
+    encrypted_subclusters_are_what_the_model_is: 13;
+    an_encrypted_overlay_is_what_the_model_is: 14;
 }

@@ -1,18 +1,21 @@
 //! An image under change, the disk that it should hold, and random acts on both.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use diskette_core::{
     BlockReader, BlockReaderExt, BlockWriter, CheckReport, Extent, ExtentKind, Format, HostOffset,
-    Limits, OpenContext, Options, Result, Secrets, Storage, StorageMut,
+    Limits, NewImage, OpenContext, Options, Result, Secrets, Storage, StorageMut,
 };
 use diskette_qcow2::Qcow2;
 use diskette_storage::{FileStorageMut, FolderResolver, MemoryStorage};
 use diskette_testkit::{Rng, Tool};
 
-static OPTIONS: Options = Options::new();
-static SECRETS: LazyLock<Secrets> = LazyLock::new(Secrets::default);
+/// Encrypted images are opened by the secret `s0`.
+static OPTIONS: LazyLock<Options> =
+    LazyLock::new(|| [("encrypt.key-secret", "s0")].into_iter().collect());
+static SECRETS: LazyLock<Secrets> = LazyLock::new(secrets);
 static FILES: FolderResolver = FolderResolver::new();
 
 /// Little room for tables, so that they are written now and then.
@@ -31,6 +34,28 @@ pub(crate) fn context() -> OpenContext<'static> {
         salvage: false,
         metadata_only: false,
     }
+}
+
+/// Passphrases by their ids.
+pub(crate) fn secrets() -> Secrets {
+    let mut secrets = Secrets::default();
+    secrets.set("s0", b"hunter2".to_vec());
+    secrets.set("s1", b"another".to_vec());
+    secrets
+}
+
+/// Options of an encrypted image, whose passphrase is tried fast, and whose header is short.
+pub(crate) const SEALED: &str = ",encrypt.format=luks,encrypt.key-secret=s0,encrypt.iterations=1000,\
+    encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc";
+
+/// A new image with options as the command takes them.
+pub(crate) fn new_image(size: usize, options: &str) -> NewImage {
+    let mut what = NewImage::new(size as u64);
+    for (name, value) in options.split(',').filter_map(|pair| pair.split_once('=')) {
+        what = what.with_option(name, value);
+    }
+    what.secrets = secrets();
+    what
 }
 
 pub(crate) type Below = Option<Arc<dyn BlockReader>>;
@@ -161,6 +186,9 @@ impl Step {
     }
 }
 
+/// What qemu-img and qemu-io are told besides `--image-opts`.
+pub(crate) const SECRET: &str = "--object=secret,id=s0,data=hunter2";
+
 /// A folder with images in it.
 pub(crate) struct Folder(tempfile::TempDir);
 
@@ -192,19 +220,25 @@ impl Folder {
 
     /// That qemu-img finds nothing wrong with an image, and reads this disk from it.
     pub(crate) fn expect_sound(&self, qemu_img: &Tool, image: &str, disk: &[u8]) {
-        qemu_img.run_in(self.path(), ["check", "-q", "-f", "qcow2", image]);
+        let image = self.described(image);
+        qemu_img.run_in(self.path(), ["check", "-q", SECRET, "--image-opts", &image]);
         self.put("expected.raw", disk);
-        let args = [
-            "compare",
-            "-q",
-            "-f",
-            "qcow2",
-            "-F",
-            "raw",
-            image,
-            "expected.raw",
-        ];
+        let expected = "driver=raw,file.filename=expected.raw";
+        let args = ["compare", "-q", SECRET, "--image-opts", &image, expected];
         qemu_img.run_in(self.path(), args);
+    }
+
+    /// An image in the words of qemu-img's `--image-opts`.
+    pub(crate) fn described(&self, image: &str) -> String {
+        let mut header = [0; 36];
+        let read =
+            std::fs::File::open(self.file(image)).and_then(|mut file| file.read_exact(&mut header));
+        read.expect("an image with a header");
+        let key = match header[35] {
+            0 => "",
+            _ => "encrypt.key-secret=s0,",
+        };
+        format!("driver=qcow2,{key}file.filename={image}")
     }
 }
 
