@@ -351,3 +351,34 @@ fn a_target_that_is_verified_is_read_back() {
     let said = bench.refused("convert -n --verify -O qcow2 disk.qcow2 longer.qcow2");
     assert!(said.contains("at offset 5242880"), "{said}");
 }
+
+#[test]
+fn the_digest_that_is_computed_on_the_way_is_that_of_source_and_target() {
+    let Some(bench) = Bench::new() else { return };
+    bench.theirs("create -q -f qcow2 -b disk.qcow2 -F qcow2 top.qcow2");
+    bench.write("top.qcow2", &["write -P 3 64k 4k", "write -z 2M 4k"]);
+    bench.theirs("create -q -f raw there 5M");
+    for source in ["disk.qcow2", "top.qcow2"] {
+        for how in [
+            "-O raw",
+            "-S 0 -O raw",
+            "-c -O qcow2 -o cluster_size=512",
+            "-O qcow2 -o cluster_size=2M,preallocation=full",
+            "-O vhdx",
+            "-O vpc -o subformat=fixed",
+            "-O vmdk -o subformat=streamOptimized",
+            "--threads 1 -O vdi",
+            "-n -O raw",
+        ] {
+            let target = if how.contains("-n") { "there" } else { "new" };
+            let args = format!("convert --digest {how} {source} {target}");
+            let told = ours(bench.folder(), args.split(' '));
+            assert_eq!((told.code, told.err.as_str()), (Some(0), ""), "{args}");
+            let digest = ours(bench.folder(), ["digest", source]).out;
+            let digest = digest.lines().next().unwrap().replace(source, target);
+            assert_eq!(told.out.trim_end(), digest, "{args}");
+        }
+    }
+    let said = bench.refused("convert --digest -B disk.qcow2 -F qcow2 -O qcow2 top.qcow2 new");
+    assert!(said.contains("not all of the disk"), "{said}");
+}

@@ -164,7 +164,6 @@ fn what_makes_no_ova_is_told() {
     let Some(bench) = Bench::new() else { return };
     for (args, why) in [
         ("convert -O ova first.raw -", "into a file"),
-        ("convert -O ova --verify first.raw m.ova", "--verify"),
         ("convert -O ova -o cpus=0 first.raw m.ova", "cpus"),
         ("convert -O ova -o memory=1000 first.raw m.ova", "memory"),
         ("convert -O ova -o os=vms first.raw m.ova", "os"),
@@ -180,4 +179,13 @@ fn what_makes_no_ova_is_told() {
         assert!(answer.err.contains(why), "{args}: {}", answer.err);
         assert!(!bench.path().join("m.ova").exists(), "{args}");
     }
+}
+
+#[test]
+fn the_disks_of_an_ova_are_read_back_and_digested_on_the_way() {
+    let Some(bench) = Bench::new() else { return };
+    let told = bench.succeeds("convert --verify --digest -O ova first.raw second.raw machine.ova");
+    let digests = bench.succeeds("digest -f raw first.raw second.raw");
+    let sha256 = digests.lines().filter(|line| line.starts_with("SHA256"));
+    assert_eq!(told.lines().collect::<Vec<_>>(), sha256.collect::<Vec<_>>());
 }

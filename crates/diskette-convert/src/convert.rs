@@ -8,6 +8,7 @@ use diskette_core::{
 use crate::UpperLayers;
 use crate::control::Meter;
 use crate::pack::{Slot, Work};
+use crate::passing::{Passing, PassingDigests};
 use crate::pipeline::{Stages, run};
 use crate::plan::{Care, Planner, Rules};
 use crate::target::{NewTarget, Target, UsedTarget};
@@ -34,6 +35,9 @@ pub struct ConvertOptions<'a> {
     /// Sees all guest data go by, for a new image of which the chunks are multiples of 64 KiB and which holds all its data
     /// itself.
     pub witness: Option<&'a Witness>,
+    /// Gets the digest of what the guest reads, computed on the way. With a [`backing_size`](Self::backing_size) what shows
+    /// through holes is not seen, and counts as zeros.
+    pub digests: Option<&'a PassingDigests>,
 }
 
 impl Default for ConvertOptions<'_> {
@@ -45,6 +49,7 @@ impl Default for ConvertOptions<'_> {
             single_pass: false,
             target_is_zero: false,
             witness: None,
+            digests: None,
         }
     }
 }
@@ -149,8 +154,16 @@ fn copy<T: Target>(work: Work<'_>, target: T, options: &ConvertOptions<'_>) -> R
         single_pass,
         target: std::marker::PhantomData,
     };
-    let (target, _) = run(&copying, planner, (target, meter), control)?;
-    Ok(target)
+    let copied = Copied {
+        target,
+        meter,
+        passing: options.digests.map(|_| Passing::default()),
+    };
+    let copied = run(&copying, planner, copied, control)?;
+    if let (Some(passing), Some(digests)) = (copied.passing, options.digests) {
+        digests.add(passing.finish(copying.work.source.size()));
+    }
+    Ok(copied.target)
 }
 
 fn data_total(work: &Work<'_>) -> Result<u64> {
@@ -164,6 +177,13 @@ fn data_total(work: &Work<'_>) -> Result<u64> {
     Ok(total)
 }
 
+/// What has come of a conversion so far.
+struct Copied<'a, T> {
+    target: T,
+    meter: Meter<'a>,
+    passing: Option<Passing>,
+}
+
 /// The stages of a conversion.
 struct Copying<'a, T> {
     work: Work<'a>,
@@ -174,7 +194,7 @@ struct Copying<'a, T> {
 impl<'a, T: Target> Stages for Copying<'a, T> {
     type Plan = Planner<'a>;
     type Slot = Slot;
-    type Settled = (T, Meter<'a>);
+    type Settled = Copied<'a, T>;
 
     fn plan(&self, planner: &mut Planner<'a>, slot: &mut Slot) -> Result<bool> {
         planner.plan(&mut slot.task)
@@ -184,11 +204,15 @@ impl<'a, T: Target> Stages for Copying<'a, T> {
         self.work.run(slot)
     }
 
-    fn settle(&self, (target, meter): &mut (T, Meter<'a>), slot: &mut Slot) -> Result<bool> {
+    fn settle(&self, copied: &mut Copied<'a, T>, slot: &mut Slot) -> Result<bool> {
         if let Some(witness) = self.work.witness {
             witness.task(slot);
         }
-        target.store(slot)?;
+        copied.target.store(slot)?;
+        if let Some(passing) = &mut copied.passing {
+            passing.take(slot);
+        }
+        let meter = &mut copied.meter;
         if self.single_pass {
             meter.advance_to(slot.task.offset + slot.task.len);
             return Ok(true);

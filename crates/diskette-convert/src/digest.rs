@@ -23,13 +23,13 @@ impl Digests {
     /// The SHA-256 in hexadecimal digits.
     #[must_use]
     pub fn sha256_hex(&self) -> impl Display + use<> {
-        Hex(self.sha256)
+        hex(self.sha256)
     }
 
     /// The BLAKE3 in hexadecimal digits.
     #[must_use]
     pub fn blake3_hex(&self) -> impl Display + use<> {
-        Hex(self.blake3)
+        hex(self.blake3)
     }
 }
 
@@ -170,6 +170,12 @@ impl Hashing<'_> {
             len -= part;
         }
     }
+}
+
+/// A digest in hexadecimal digits.
+#[must_use]
+pub fn hex(digest: [u8; 32]) -> impl Display + use<> {
+    Hex(digest)
 }
 
 struct Hex([u8; 32]);

@@ -51,6 +51,17 @@ impl Slot {
             .map(move |run| ((run.start - first) as u64, run.clone()))
     }
 
+    /// The parts of the task that had to be read: guest offset and bytes, in guest order. All else is zeros.
+    pub(crate) fn read_parts(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let parts = self.task.parts.iter();
+        let read = parts.filter(|part| part.care == Care::Read);
+        read.map(|part| {
+            let first = usize_of(part.extent.offset - self.task.offset);
+            let bytes = &self.bytes[first..first + usize_of(part.extent.len)];
+            (part.extent.offset, bytes)
+        })
+    }
+
     pub(crate) fn compressed_range(piece: &Piece) -> Range<usize> {
         piece.range.clone()
     }

@@ -7,13 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use diskette_core::{
     BlockReader, BlockReaderExt, Extent, MIB, Result, is_zero, round_down, round_up,
 };
-use sha2::{Digest, Sha256};
 
 use crate::Control;
 use crate::control::Meter;
 use crate::pack::{Slot, usize_of};
+use crate::passing::Passing;
 use crate::pipeline::{Stages, run};
-use crate::plan::Care;
 
 /// Sees all the guest data of one conversion: [`ConvertOptions::witness`](crate::ConvertOptions::witness).
 ///
@@ -28,7 +27,7 @@ use crate::plan::Care;
 #[derive(Default)]
 pub struct Witness {
     pieces: Mutex<Pieces>,
-    hashing: Mutex<Hashing>,
+    passing: Mutex<Passing>,
 }
 
 /// What a [`Witness`] has seen. Complete by nature.
@@ -49,21 +48,6 @@ pub struct Pieces([u8; 32]);
 /// Bytes of a piece.
 const PIECE: u64 = 64 << 10;
 
-struct Hashing {
-    sha256: Sha256,
-    /// Guest offset of what has been hashed.
-    end: u64,
-}
-
-impl Default for Hashing {
-    fn default() -> Self {
-        Self {
-            sha256: Sha256::new(),
-            end: 0,
-        }
-    }
-}
-
 impl Witness {
     /// One that has seen nothing.
     #[must_use]
@@ -74,10 +58,8 @@ impl Witness {
     /// What it has seen of a disk of `size` bytes.
     #[must_use]
     pub fn finish(&self, size: u64) -> Seen {
-        let mut hashing = lock(&self.hashing);
-        hashing.zeros_up_to(size);
         Seen {
-            sha256: hashing.sha256.clone().finalize().into(),
+            sha256: lock(&self.passing).clone().finish(size),
             pieces: *lock(&self.pieces),
         }
     }
@@ -91,28 +73,7 @@ impl Witness {
 
     /// A task whose bytes have been read. In guest order.
     pub(crate) fn task(&self, slot: &Slot) {
-        let hashing = &mut *lock(&self.hashing);
-        for part in &slot.task.parts {
-            if part.care != Care::Read {
-                continue;
-            }
-            hashing.zeros_up_to(part.extent.offset);
-            let first = usize_of(part.extent.offset - slot.task.offset);
-            let bytes = slot.plain_bytes(first..first + usize_of(part.extent.len));
-            hashing.sha256.update(bytes);
-            hashing.end = part.extent.end();
-        }
-    }
-}
-
-impl Hashing {
-    fn zeros_up_to(&mut self, end: u64) {
-        static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
-        while self.end < end {
-            let len = (end - self.end).min(ZEROS.len() as u64);
-            self.sha256.update(&ZEROS[..usize_of(len)]);
-            self.end += len;
-        }
+        lock(&self.passing).take(slot);
     }
 }
 

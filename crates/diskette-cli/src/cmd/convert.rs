@@ -2,7 +2,7 @@
 
 mod ova;
 
-use std::io;
+use std::io::{self, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Args;
 use diskette::core::{BlockReader, Chain, Error, FormatChoice, OpenOptions};
 use diskette::engine::{
-    self, CompareOptions, Comparison, Concat, ConvertOptions, OnePass, TopLayer,
+    self, CompareOptions, Comparison, Concat, ConvertOptions, OnePass, PassingDigests, TopLayer,
 };
 use diskette::{Appliance, Arrived, Conversion, Incoming};
 
@@ -20,7 +20,7 @@ use crate::args::{
 };
 use crate::failure::{Failure, Outcome};
 use crate::pipes::{self, Pipe};
-use crate::{options_help, progress};
+use crate::{human, options_help, progress};
 
 /// Copy a disk into an image of another format
 ///
@@ -124,6 +124,10 @@ pub(crate) struct Convert {
     #[arg(long)]
     verify: bool,
 
+    /// Print the SHA-256 of the disk, computed on the way: what 'digest' prints of the source and of the target
+    #[arg(long)]
+    digest: bool,
+
     /// The size of the raw disk that comes by a pipe: it need not be kept in a file then
     #[arg(long, value_name = "SIZE", value_parser = size)]
     source_size: Option<u64>,
@@ -168,7 +172,8 @@ pub(crate) fn run(args: &Convert) -> Outcome {
         false => progress::Meter::new(wanted),
     };
     let tell = |at| progress.tell(at);
-    let conversion = conversion.with_engine(args.engine(&tell));
+    let digests = PassingDigests::new();
+    let conversion = conversion.with_engine(args.engine(&tell, &digests));
     let done = match source {
         Source::Piped(disk) | Source::OnePass(disk) if pipes::is_output(target) => {
             args.pass_on(&conversion, disk, target)
@@ -190,6 +195,9 @@ pub(crate) fn run(args: &Convert) -> Outcome {
         Err(_) => progress.end(),
     }
     done?;
+    for digest in digests.take() {
+        args.print_digest(target, digest, target)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -212,6 +220,11 @@ impl Convert {
         let mut options = self.options.parse()?;
         if !self.no_create {
             plain_name(&target.to_string_lossy())?;
+        }
+        if self.digest && self.backing.is_some() {
+            return Err(Failure::new(
+                "--digest: with -B the target is given what the source's top layer has, and not all of the disk",
+            ));
         }
         if self.no_create && !options.is_empty() {
             return Err(Failure::new(
@@ -311,13 +324,25 @@ impl Convert {
     fn engine<'a>(
         &self,
         tell: &'a (dyn Fn(diskette::engine::Progress) + Sync),
+        digests: &'a PassingDigests,
     ) -> ConvertOptions<'a> {
         let mut engine = ConvertOptions::default();
         engine.control = self.work.control(tell);
         engine.control.rate = self.rate;
         engine.sparse_size = self.sparse_size;
         engine.target_is_zero = self.target_is_zero;
+        engine.digests = self.digest.then_some(digests);
         engine
+    }
+
+    /// As `digest` prints it; beside the image where that goes to the standard output.
+    fn print_digest(&self, name: &Path, digest: [u8; 32], target: &Path) -> io::Result<()> {
+        let name = name.display().to_string();
+        let line = format!("SHA256 ({}) = {}", human::plain(&name), engine::hex(digest));
+        match pipes::is_output(target) {
+            true => writeln!(io::stderr(), "{line}"),
+            false => writeln!(io::stdout(), "{line}"),
+        }
     }
 
     /// From one pipe, or a compressed file, into another.
@@ -362,13 +387,21 @@ impl Convert {
     fn expect_equal(&self, source: &dyn BlockReader, target: &Path) -> Result<(), Failure> {
         let (target, options) = self.existing_target(target)?;
         let written = diskette::open_with(&target, &options)?;
+        self.expect_same(source, &written, &format!("'{}'", target.display()))
+    }
+
+    fn expect_same(
+        &self,
+        source: &dyn BlockReader,
+        written: &dyn BlockReader,
+        name: &str,
+    ) -> Result<(), Failure> {
         let mut options = CompareOptions::default();
         options.control.threads = self.work.threads.map(NonZeroUsize::get);
-        let compared = engine::compare(source, &written, &options);
+        let compared = engine::compare(source, written, &options);
         match compared.map_err(|error| Failure::of(&error))? {
             Comparison::ContentDiffers(offset) => Err(Failure::new(format!(
-                "'{}' was written, and does not read as the source at offset {offset}",
-                target.display()
+                "{name} was written, and does not read as the source at offset {offset}"
             ))),
             _ => Ok(()),
         }

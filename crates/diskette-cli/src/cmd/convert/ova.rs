@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use diskette::Appliance;
 use diskette::core::BlockReader;
+use diskette::engine::PassingDigests;
 
 use super::{Convert, Source};
 use crate::failure::{Failure, Outcome};
@@ -25,7 +26,8 @@ impl Convert {
         let tell = |at| progress.tell(at);
         let mut appliance = Appliance::default();
         appliance.options = self.options.parse()?.into_options();
-        appliance.engine = self.engine(&tell);
+        let digests = PassingDigests::new();
+        appliance.engine = self.engine(&tell, &digests);
         appliance.sync = self.target_cache != "unsafe";
         let done = appliance.write(&disks, target);
         match &done {
@@ -33,7 +35,29 @@ impl Convert {
             Err(_) => progress.end(),
         }
         done?;
+        if self.verify {
+            self.expect_equal_disks(&disks, target)?;
+        }
+        for (source, digest) in sources.iter().zip(digests.take()) {
+            self.print_digest(source, digest, target)?;
+        }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// That each disk of the OVA reads as its source, and that its files are those in its manifest.
+    fn expect_equal_disks(&self, disks: &[&dyn BlockReader], target: &Path) -> Result<(), Failure> {
+        for (number, disk) in disks.iter().enumerate() {
+            let mut options = self.opening.options(None)?;
+            options.disk = Some(number.to_string());
+            options.verify_manifest = number == 0;
+            let written = diskette::open_with(target, &options)?;
+            self.expect_same(
+                *disk,
+                &written,
+                &format!("disk {number} of '{}'", target.display()),
+            )?;
+        }
+        Ok(())
     }
 
     fn refuse_with_ova(&self, target: &Path) -> Result<(), Failure> {
@@ -43,9 +67,6 @@ impl Convert {
             }
             () if self.no_create => "-n: an OVA is made anew",
             () if self.backing.is_some() => "-B: a disk in an OVA has no backing image",
-            () if self.verify => {
-                "--verify: not with -O ova; 'info --verify-manifest' holds an OVA against its digests"
-            }
             () => return Ok(()),
         };
         Err(Failure::new(why))

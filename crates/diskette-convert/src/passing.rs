@@ -1,0 +1,68 @@
+//! The digest of a disk that is computed while it is converted: no second read.
+
+use std::sync::{Mutex, PoisonError};
+
+use diskette_core::MIB;
+use sha2::{Digest, Sha256};
+
+use crate::pack::Slot;
+
+/// The SHA-256 of each disk that was converted, of all bytes that the guest reads: what [`digest`](crate::digest()) gives,
+/// too. Conversions that are handed one add to it at their end.
+#[derive(Debug, Default)]
+pub struct PassingDigests {
+    done: Mutex<Vec<[u8; 32]>>,
+}
+
+impl PassingDigests {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the digests that were added so far, in the order of the conversions' ends.
+    #[must_use]
+    pub fn take(&self) -> Vec<[u8; 32]> {
+        std::mem::take(&mut self.done.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn add(&self, digest: [u8; 32]) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.push(digest);
+    }
+}
+
+/// The digest of what has passed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Passing {
+    sha256: Sha256,
+    /// Bytes of the disk so far.
+    at: u64,
+}
+
+impl Passing {
+    /// What a slot has of the disk. What was passed over are zeros.
+    pub(crate) fn take(&mut self, slot: &Slot) {
+        for (offset, bytes) in slot.read_parts() {
+            self.zeros_up_to(offset);
+            self.sha256.update(bytes);
+            self.at = offset + bytes.len() as u64;
+        }
+    }
+
+    /// The digest of a disk of `size` bytes.
+    pub(crate) fn finish(mut self, size: u64) -> [u8; 32] {
+        self.zeros_up_to(size);
+        self.sha256.finalize().into()
+    }
+
+    fn zeros_up_to(&mut self, end: u64) {
+        static ZEROS: [u8; MIB as usize] = [0; MIB as usize];
+        while self.at < end {
+            let len = (end - self.at).min(MIB);
+            self.sha256.update(&ZEROS[..crate::pack::usize_of(len)]);
+            self.at += len;
+        }
+    }
+}
