@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use common::{command, ours};
+use common::{Answer, command, ours};
 use diskette_testkit::{Tool, qemu_img};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
 /// A server of the files in a folder, that answers range requests.
@@ -25,6 +27,14 @@ struct Server {
 
 impl Server {
     fn start(folder: &Path) -> Self {
+        Self::serving(folder, serve)
+    }
+
+    fn serving(
+        folder: &Path,
+        serve: impl Fn(TcpStream, &Path, &AtomicU64) -> Option<()> + Send + Sync + 'static,
+    ) -> Self {
+        let serve = Arc::new(serve);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let sent = Arc::new(AtomicU64::new(0));
@@ -33,21 +43,46 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (folder, counted) = (folder.clone(), Arc::clone(&counted));
-                thread::spawn(move || serve(&stream, &folder, &counted));
+                let serve = Arc::clone(&serve);
+                thread::spawn(move || serve(stream, &folder, &counted));
             }
         });
         Self { port, sent }
     }
 
+    /// The same by TLS, with a certificate that nobody has signed: the file `ca.pem` in the folder.
+    fn start_with_tls(folder: &Path) -> Self {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(folder.join("ca.pem"), own.cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        Self::serving(folder, move |stream, folder, sent| {
+            let session = ServerConnection::new(Arc::clone(&config)).unwrap();
+            serve(StreamOwned::new(session, stream), folder, sent)
+        })
+    }
+
     fn address(&self, name: &str) -> String {
         format!("http://127.0.0.1:{}/{name}", self.port)
+    }
+
+    fn tls_address(&self, name: &str) -> String {
+        format!("https://localhost:{}/{name}", self.port)
     }
 }
 
 /// Answers until the client goes away.
-fn serve(mut stream: &TcpStream, folder: &Path, sent: &AtomicU64) -> Option<()> {
-    let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
+fn serve(stream: impl Read + Write, folder: &Path, sent: &AtomicU64) -> Option<()> {
+    let mut stream = BufReader::new(stream);
     loop {
+        let mut lines = stream.by_ref().lines();
         let first = lines.next()?.ok()?;
         let path: PathBuf = folder.join(first.split(' ').nth(1)?.trim_start_matches('/'));
         let mut range = None;
@@ -73,8 +108,9 @@ fn serve(mut stream: &TcpStream, folder: &Path, sent: &AtomicU64) -> Option<()> 
             "HTTP/1.1 206 Partial Content\r\nContent-Length: {len}\r\nETag: \"{size}\"\r\n\
              Content-Range: bytes {start}-{last}/{size}\r\n\r\n"
         );
-        stream.write_all(head.as_bytes()).ok()?;
-        stream.write_all(&body).ok()?;
+        stream.get_mut().write_all(head.as_bytes()).ok()?;
+        stream.get_mut().write_all(&body).ok()?;
+        stream.get_mut().flush().ok()?;
     }
 }
 
@@ -154,5 +190,36 @@ fn an_image_on_a_server_leads_to_no_other_file() {
         assert_eq!(output.status.code(), Some(1), "{more:?}");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(told.contains("refused"), "{told}");
+    }
+}
+
+#[test]
+fn a_server_with_tls_is_believed_by_the_authority_that_is_named() {
+    let Some(qemu_img) = qemu_img() else { return };
+    let folder = folder(&qemu_img);
+    let server = Server::start_with_tls(folder.path());
+    let address = server.tls_address("disk.qcow2");
+    let digest = |authorities: Option<&str>| {
+        let mut ours = command(folder.path());
+        match authorities {
+            Some(file) => ours.env("SSL_CERT_FILE", file),
+            None => ours.env_remove("SSL_CERT_FILE"),
+        };
+        let answer: Answer = ours.args(["digest", &address]).output().unwrap().into();
+        answer
+    };
+    let local = ours(folder.path(), ["digest", "disk.qcow2"]).out;
+    let believed = digest(Some("ca.pem"));
+    assert_eq!((believed.code, believed.err.as_str()), (Some(0), ""));
+    assert_eq!(believed.out.replace(&address, "disk.qcow2"), local);
+    for (authorities, why) in [
+        (None, "certificate"),
+        (Some("disk.raw"), "there is no certificate in it"),
+        (Some("none.pem"), "none.pem: No such file"),
+    ] {
+        let refused = digest(authorities);
+        assert_eq!(refused.code, Some(1), "{authorities:?}");
+        assert!(refused.err.contains(why), "{}", refused.err);
+        assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
     }
 }

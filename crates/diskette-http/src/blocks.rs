@@ -1,21 +1,29 @@
-//! The blocks that have come, as many as there is room for. A block is fetched by one thread, for which others wait.
+//! The blocks of a file far away that have come, as many as there is room for. A block is fetched by one thread, for
+//! which others wait.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::client::Client;
+/// A file far away, of which any part can be fetched.
+pub trait Fetch {
+    /// The file's size in bytes.
+    fn size(&self) -> u64;
+
+    /// The bytes from `start` up to `end`, a few blocks at most.
+    fn fetch(&self, start: u64, end: u64) -> io::Result<Vec<u8>>;
+}
 
 /// Bytes of a block.
-pub(crate) const BLOCK: u64 = 1 << 20;
+pub const BLOCK: u64 = 1 << 20;
 /// Blocks that are kept.
 const MOST_KEPT: usize = 32;
 /// Blocks that are asked for at once where reading goes on from block to block.
 const MOST_AHEAD: u64 = 4;
 
-/// What has come.
+/// What has come of a file, and is kept for those who read it again.
 #[derive(Debug)]
-pub(crate) struct Blocks {
+pub struct Blocks {
     state: Mutex<State>,
     came: Condvar,
 }
@@ -34,7 +42,8 @@ struct State {
 
 impl Blocks {
     /// Nothing but the first block.
-    pub(crate) fn new(first: Vec<u8>) -> Self {
+    #[must_use]
+    pub fn new(first: Vec<u8>) -> Self {
         Self {
             state: Mutex::new(State {
                 kept: VecDeque::from([(0, first.into())]),
@@ -46,12 +55,16 @@ impl Blocks {
         }
     }
 
-    /// Fills `buf` from `offset` on, all of which lies within the file.
-    pub(crate) fn read(&self, client: &Client, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    /// Fills `buf` from `offset` on. What has not come is fetched `from` the file; past its end nothing is.
+    pub fn read(&self, from: &dyn Fetch, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > from.size()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut rest = buf;
         let mut at = offset;
         while !rest.is_empty() {
-            let block = self.block(client, at / BLOCK)?;
+            let block = self.block(from, at / BLOCK)?;
             let within = usize::try_from(at % BLOCK).unwrap_or(usize::MAX);
             let there = block.get(within..).filter(|there| !there.is_empty());
             let there = there.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -64,7 +77,7 @@ impl Blocks {
         Ok(())
     }
 
-    fn block(&self, client: &Client, number: u64) -> io::Result<Arc<[u8]>> {
+    fn block(&self, from: &dyn Fetch, number: u64) -> io::Result<Arc<[u8]>> {
         let mut state = self.lock();
         loop {
             if let Some(found) = state.find(number) {
@@ -78,11 +91,11 @@ impl Blocks {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let count = state.begin(number, client.size().div_ceil(BLOCK));
+        let count = state.begin(number, from.size().div_ceil(BLOCK));
         drop(state);
         let start = number * BLOCK;
-        let end = client.size().min((number + count) * BLOCK);
-        let bytes = client.fetch(start, end);
+        let end = from.size().min((number + count) * BLOCK);
+        let bytes = from.fetch(start, end);
         let mut state = self.lock();
         for fetched in number..number + count {
             state.under_way.remove(&fetched);

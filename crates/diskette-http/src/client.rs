@@ -8,7 +8,8 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::http::{HeaderMap, Response, header};
 
-use crate::blocks::BLOCK;
+use crate::agent::agent_config;
+use crate::blocks::{BLOCK, Fetch};
 
 /// One file on a server, as it was at the beginning.
 pub(crate) struct Client {
@@ -32,8 +33,6 @@ struct Identity {
 const TRIES: u32 = 5;
 /// How long to wait before the first of these; twice as long before the next.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// How long a server may take to answer, or to send what was asked for.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a request gave nothing.
 enum Failed {
@@ -46,14 +45,7 @@ enum Failed {
 impl Client {
     /// Asks for the first block, and by it for all that there is to know.
     pub(crate) fn open(address: &str) -> io::Result<(Self, Vec<u8>)> {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(5)
-            .timeout_connect(Some(PATIENCE))
-            .timeout_recv_response(Some(PATIENCE))
-            .timeout_recv_body(Some(PATIENCE))
-            .user_agent(concat!("diskette/", env!("CARGO_PKG_VERSION")))
-            .build();
+        let config = agent_config()?.max_redirects(5).build();
         let mut client = Self {
             agent: config.into(),
             address: address.to_owned(),
@@ -74,31 +66,10 @@ impl Client {
         &self.name
     }
 
-    pub(crate) const fn size(&self) -> u64 {
-        self.size
-    }
-
     /// How many requests were made, and how many bytes came.
     pub(crate) fn traffic(&self) -> (u64, u64) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (of(&self.requests), of(&self.bytes))
-    }
-
-    /// The bytes from `start` up to `end`, a few blocks at most. Where a connection drops, what has come need not come again.
-    pub(crate) fn fetch(&self, start: u64, end: u64) -> io::Result<Vec<u8>> {
-        let len = usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?;
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            self.patiently(|| {
-                let before = bytes.len();
-                match self.fetch_once(start + before as u64, end, &mut bytes) {
-                    // A server that sends a little at a time is tried as long as anything comes.
-                    Err(Failed::Once(_)) if bytes.len() > before => Ok(()),
-                    done => done,
-                }
-            })?;
-        }
-        Ok(bytes)
     }
 
     /// Does something until it is done, or has failed too often.
@@ -189,6 +160,29 @@ impl Client {
     }
 }
 
+impl Fetch for Client {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where a connection drops, what has come need not come again.
+    fn fetch(&self, start: u64, end: u64) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?;
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            self.patiently(|| {
+                let before = bytes.len();
+                match self.fetch_once(start + before as u64, end, &mut bytes) {
+                    // A server that sends a little at a time is tried as long as anything comes.
+                    Err(Failed::Once(_)) if bytes.len() > before => Ok(()),
+                    done => done,
+                }
+            })?;
+        }
+        Ok(bytes)
+    }
+}
+
 impl Identity {
     fn of(headers: &HeaderMap) -> Self {
         let text = |name| {
@@ -229,6 +223,10 @@ fn total(headers: &HeaderMap) -> Option<u64> {
 /// Whether a request that came to nothing may be tried again.
 fn failed(error: ureq::Error) -> Failed {
     match error {
+        // A certificate that is not believed; it will be no other.
+        ureq::Error::Io(ref refused) if refused.kind() == ErrorKind::InvalidData => {
+            Failed::ForGood(error.into_io())
+        }
         ureq::Error::Io(_)
         | ureq::Error::Timeout(_)
         | ureq::Error::ConnectionFailed

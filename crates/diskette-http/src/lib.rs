@@ -6,16 +6,23 @@
 //!
 //! What lies behind the address must not change meanwhile: its `ETag`, its `Last-Modified` and its size are noted down at
 //! the beginning, asked for with every request, and looked at in every answer.
+//!
+//! A server's certificate must lead to one of the authorities that come with the program, or, where the environment's
+//! `SSL_CERT_FILE` names a file, to one of those in it.
+//!
+//! What else is far away, and is read over HTTP, shares the [`Blocks`] and the [`agent_config`].
 
+mod agent;
 mod blocks;
 mod client;
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 
 use diskette_core::{Error, Result, Run, RunKind, Storage};
 
-use blocks::Blocks;
+pub use agent::agent_config;
+pub use blocks::{BLOCK, Blocks, Fetch};
 use client::Client;
 
 /// A file behind an address, that can be read anywhere.
@@ -68,10 +75,6 @@ impl Storage for HttpStorage {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.client.size()) {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
         self.blocks.read(&self.client, buf, offset)
     }
 
