@@ -13,6 +13,7 @@ mod pipes;
 mod progress;
 mod report;
 mod secrets;
+mod sink;
 
 use std::process::ExitCode;
 

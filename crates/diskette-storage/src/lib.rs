@@ -8,6 +8,7 @@
 //! | [`NewFiles`] | several such files: all of them appear, or none |
 //! | [`MemoryStorage`] | bytes in memory |
 //! | [`SequentialStorage`] | bytes that are passed on in ascending order: into a pipe |
+//! | [`OutgoingSpool`] | bytes that are kept until they can be passed on so |
 //! | [`SubStorage`] | a part of another storage |
 //! | [`Unpacker`] | what a compressed file holds, as a stream; [`spool`] makes a storage of one |
 //! | [`ReadStream`] | what comes out of a pipe, as a stream; [`HeadStream`] is one that begins anew |
@@ -47,7 +48,7 @@ pub use new_file::NewFile;
 pub use new_files::NewFiles;
 pub use ova::{Compression, Machine, ManifestEntry, NewDisk, NewOva, Ova, OvaDisk, Verdict};
 pub use sequential::SequentialStorage;
-pub use spool::spool;
+pub use spool::{OutgoingSpool, spool};
 pub use stream::{HeadStream, ReadStream};
 pub use sub::SubStorage;
 pub use unpack::{Packing, Unpacker};

@@ -11,6 +11,7 @@ pub mod failing;
 pub mod golden;
 pub mod qcow2;
 pub mod recording;
+pub mod s3;
 pub mod tools;
 pub mod vdi;
 pub mod vhdx;
@@ -22,5 +23,6 @@ pub use conformance::{check_reader, check_reader_against, check_reader_against_f
 pub use content::{Content, Rng};
 pub use failing::{FailingStorage, Failure, How, What};
 pub use recording::{Operation, RecordingStorage};
+pub use s3::S3Server;
 pub use tools::{Tool, corpus, qemu_img, qemu_io};
 pub use walk::walk;

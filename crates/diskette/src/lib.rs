@@ -74,6 +74,7 @@
 //! | `zstd` (on) | QCOW2 images compressed with Zstandard, by its C library |
 //! | `libdeflate` | faster deflate, by a C library |
 //! | `http` | images behind `http://` and `https://`, by range requests |
+//! | `s3` | images at `s3://` addresses, read by range requests and put there: `S3Upload` |
 //! | `mmap` | files mapped into memory, on the caller's word that nobody changes them |
 
 mod appliance;
@@ -82,6 +83,7 @@ mod container;
 mod formats;
 mod incoming;
 mod inspect;
+mod into_stream;
 mod map;
 mod one_pass;
 mod open;
@@ -99,6 +101,10 @@ pub use diskette_inspect as inside;
 pub use diskette_nbd as nbd;
 /// Where host bytes lie, and who may open which file.
 pub use diskette_storage as storage;
+
+/// An object that an image is put into, and whether an address is one of an object.
+#[cfg(feature = "s3")]
+pub use diskette_s3::{S3Upload, is_address as is_s3_address};
 
 pub use appliance::Appliance;
 pub use check::{check, repair};

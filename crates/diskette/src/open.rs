@@ -39,15 +39,19 @@ pub fn open_image(path: impl AsRef<Path>) -> Result<Opened> {
     registry().open(storage, &options)
 }
 
-/// The file at `path`, to be read. While it is open no program of QEMU's writes it. With the feature `http` it may be an
-/// address on a server.
+/// The file at `path`, to be read. While it is open no program of QEMU's writes it. With the features `http` and `s3` it may
+/// be an address on a server.
 pub(crate) fn file(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<dyn Storage>> {
+    let address = path.as_ref().to_str().unwrap_or_default();
     #[cfg(feature = "http")]
-    if let Some(address) = path.as_ref().to_str()
-        && is_remote(address)
-    {
+    if diskette_http::HttpStorage::is_address(address) {
         return Ok(Arc::new(diskette_http::HttpStorage::open(address)?));
     }
+    #[cfg(feature = "s3")]
+    if diskette_s3::is_address(address) {
+        return Ok(Arc::new(diskette_s3::S3Storage::open(address)?));
+    }
+    let _ = address;
     let file = FileStorage::open(path)?;
     if !options.ignore_locks {
         file.lock()?;
@@ -57,11 +61,14 @@ pub(crate) fn file(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<
 
 /// Whether a storage of this name lies on a server.
 pub(crate) fn is_remote(name: &str) -> bool {
+    let _ = name;
     #[cfg(feature = "http")]
-    return diskette_http::HttpStorage::is_address(name);
-    #[cfg(not(feature = "http"))]
-    {
-        let _ = name;
-        false
+    if diskette_http::HttpStorage::is_address(name) {
+        return true;
     }
+    #[cfg(feature = "s3")]
+    if diskette_s3::is_address(name) {
+        return true;
+    }
+    false
 }

@@ -1,7 +1,5 @@
 //! New images on the host's disk: whole under their final name, or absent.
 
-use std::io::Write;
-use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +7,10 @@ use std::{fs, io};
 
 use diskette_convert::{ConvertOptions, OnePass, convert, convert_into};
 use diskette_core::{
-    BackingImage, BlockReader, BlockReaderExt, BlockWriter, Chain, Error, Measure, NewImage,
-    OpenOptions, Result, SequentialFormat, StorageMut, WritableFormat,
+    BackingImage, BlockReader, BlockWriter, Chain, Error, Measure, NewImage, OpenOptions, Result,
+    StorageMut, WritableFormat,
 };
-use diskette_storage::{FileStorageMut, NewFiles, SequentialStorage, UnsyncedStorage};
+use diskette_storage::{FileStorageMut, NewFiles, UnsyncedStorage};
 
 use crate::registry;
 
@@ -108,52 +106,6 @@ impl<'a> Conversion<'a> {
         files.commit(self.sync)
     }
 
-    /// Writes the image from its first byte to its last, passing these on `to` a pipe or the like; error messages call it
-    /// `name`. Formats that are laid out otherwise are refused: see [`SequentialFormat`].
-    pub fn write_in_order(
-        &self,
-        source: &dyn BlockReader,
-        name: &str,
-        to: Box<dyn Write + Send>,
-    ) -> Result<()> {
-        let data = match self.engine.sparse_size {
-            0 => std::iter::once(0..source.size()).collect(),
-            _ => data_ranges(source)?,
-        };
-        let to = Arc::new(SequentialStorage::new(name, to));
-        self.write_all_in_order(source, &to, Some(&data), &self.engine)?;
-        to.finish().map(|_| ())
-    }
-
-    /// The same, from a disk that can be read only once.
-    pub fn write_one_pass_in_order(
-        &self,
-        source: OnePass,
-        name: &str,
-        to: Box<dyn Write + Send>,
-    ) -> Result<()> {
-        let mut engine = self.engine;
-        engine.single_pass = true;
-        let to = Arc::new(SequentialStorage::new(name, to));
-        self.write_all_in_order(&source, &to, None, &engine)?;
-        source.finish()?;
-        to.finish().map(|_| ())
-    }
-
-    fn write_all_in_order(
-        &self,
-        source: &dyn BlockReader,
-        to: &Arc<SequentialStorage>,
-        data: Option<&[Range<u64>]>,
-        engine: &ConvertOptions<'_>,
-    ) -> Result<()> {
-        let mut image = self.image.clone();
-        image.size = source.size();
-        let format = sequential(&self.format)?;
-        let writer = format.create_in_order(Arc::<SequentialStorage>::clone(to), &image, data)?;
-        convert(source, writer, engine)
-    }
-
     fn write_uncommitted(
         &self,
         source: &dyn BlockReader,
@@ -247,38 +199,6 @@ pub fn writable(format: &str) -> Result<&'static dyn WritableFormat> {
     format
         .writable()
         .ok_or_else(|| Error::unsupported(format.name(), "writing"))
-}
-
-/// How an image of the format of this name is written from its first byte to its last.
-fn sequential(format: &str) -> Result<&'static dyn SequentialFormat> {
-    let name = registry().get(format)?.name();
-    let mut known = SEQUENTIAL.iter();
-    let found = known.find(|(known, _)| *known == name);
-    let found = found.map(|(_, format)| *format);
-    found.ok_or_else(|| Error::unsupported(name, "writing into a stream"))
-}
-
-/// The formats that can be written so, by their names.
-static SEQUENTIAL: &[(&str, &dyn SequentialFormat)] = &[
-    ("raw", &diskette_raw::Raw),
-    ("vmdk", &diskette_vmdk::Vmdk),
-    ("qcow2", &diskette_qcow2::Qcow2),
-];
-
-/// The ranges outside of which a disk holds zeros, by its map.
-fn data_ranges(disk: &dyn BlockReader) -> Result<Vec<Range<u64>>> {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for extent in disk.extents() {
-        let extent = extent?;
-        if extent.kind.reads_as_zeros() {
-            continue;
-        }
-        match ranges.last_mut() {
-            Some(last) if last.end == extent.offset => last.end = extent.end(),
-            _ => ranges.push(extent.offset..extent.end()),
-        }
-    }
-    Ok(ranges)
 }
 
 /// That `target` is none of the files that the sources are read from.

@@ -20,13 +20,15 @@ use crate::args::{
 };
 use crate::failure::{Failure, Outcome};
 use crate::pipes::{self, Pipe};
+use crate::sink::{self, Sink};
 use crate::{human, options_help, progress};
 
 /// Copy a disk into an image of another format
 ///
 /// The new image is written beside its final name and gets it at the end: there is a whole image, or what was there
-/// before. Several sources are put one after another. The target '-' is the standard output, which takes raw images,
-/// streamOptimized VMDK and QCOW2. The source '-' is the standard input; streamOptimized VMDK is
+/// before. Several sources are put one after another. The target '-' is the standard output, 's3://BUCKET/KEY' an object:
+/// raw images, streamOptimized VMDK and QCOW2 go there as they are made, all else is kept in an unnamed file first.
+/// The source '-' is the standard input; streamOptimized VMDK is
 /// read as it comes, all else is kept in an unnamed file first. Compressed sources (gzip, xz, zstd, bzip2) are unpacked on the way.
 #[derive(Args, Debug)]
 #[command(
@@ -39,6 +41,7 @@ Examples:
   diskette convert -c -O qcow2 -o compression_type=zstd disk.raw disk.qcow2
   ssh host 'cat router.vmdk' | diskette convert -O qcow2 - router.qcow2
   diskette convert -O vmdk router.qcow2 - | ssh host 'cat > router.vmdk'
+  diskette convert -O qcow2 router.vmdk s3://images/router.qcow2
   diskette convert -O qcow2 -B base.qcow2 -F qcow2 overlay.qcow2 moved-overlay.qcow2
   diskette convert -O ova -o memory=4G,cpus=4,os=debian64 disk.qcow2 data.vhdx machine.ova
   diskette convert -O qcow2 -o help"
@@ -175,7 +178,7 @@ pub(crate) fn run(args: &Convert) -> Outcome {
     let digests = PassingDigests::new();
     let conversion = conversion.with_engine(args.engine(&tell, &digests));
     let done = match source {
-        Source::Piped(disk) | Source::OnePass(disk) if pipes::is_output(target) => {
+        Source::Piped(disk) | Source::OnePass(disk) if sink::is_sink(target) => {
             args.pass_on(&conversion, disk, target)
         }
         Source::OnePass(disk) => match conversion.write_one_pass(disk, target) {
@@ -216,6 +219,9 @@ impl Convert {
             return Err(Failure::new(
                 "-n and --verify need a target that can be read, and a pipe cannot",
             ));
+        }
+        if sink::is_object(target) && self.no_create {
+            return Err(Failure::new("-n: an object is put there whole"));
         }
         let mut options = self.options.parse()?;
         if !self.no_create {
@@ -345,15 +351,24 @@ impl Convert {
         }
     }
 
-    /// From one pipe, or a compressed file, into another.
+    /// From one pipe, or a compressed file, into another, or into an object.
     fn pass_on(
         &self,
         conversion: &Conversion<'_>,
         source: OnePass,
         target: &Path,
     ) -> Result<(), Failure> {
-        let Pipe { name, file } = pipes::output(target)?;
-        Ok(conversion.write_one_pass_in_order(source, &name, Box::new(file))?)
+        let sink = Sink::open(target, source.size())?;
+        let keeping = || self.tell_that_it_is_kept(&sink.name);
+        conversion.write_one_pass_into_stream(source, &sink.name, sink.writer()?, &keeping)?;
+        sink.finish()
+    }
+
+    fn tell_that_it_is_kept(&self, name: &str) {
+        if !self.quiet {
+            let why = "cannot be written in order: it is kept in an unnamed file meanwhile";
+            eprintln!("diskette: {name}: {why}");
+        }
     }
 
     fn copy(
@@ -428,9 +443,11 @@ impl Convert {
         source: &dyn BlockReader,
         target: &Path,
     ) -> Result<(), Failure> {
-        if pipes::is_output(target) {
-            let Pipe { name, file } = pipes::output(target)?;
-            return Ok(conversion.write_in_order(source, &name, Box::new(file))?);
+        if sink::is_sink(target) {
+            let sink = Sink::open(target, source.size())?;
+            let keeping = || self.tell_that_it_is_kept(&sink.name);
+            conversion.write_into_stream(source, &sink.name, sink.writer()?, &keeping)?;
+            return sink.finish();
         }
         if !self.no_create {
             return Ok(conversion.write(source, target)?);
