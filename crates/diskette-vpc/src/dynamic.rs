@@ -1,5 +1,7 @@
 //! The header of a dynamic or differencing image, and the block allocation table (BAT) that it leads to.
 
+use std::ops::Range;
+
 use diskette_core::{
     Error, Field, Limits, MIB, OpenContext, Reference, Result, SECTOR, Storage, StorageExt, Table,
     round_up,
@@ -23,6 +25,8 @@ pub(crate) struct Dynamic {
     /// Where no block can lie.
     tables: Vec<TableRange>,
     pub backing: Option<Reference>,
+    /// Where XenServer's map of full blocks lies, if there is one.
+    pub batmap: Option<u64>,
 }
 
 impl Dynamic {
@@ -60,6 +64,7 @@ impl Dynamic {
             bat,
             bat_offset,
             backing,
+            batmap: batmap(storage, &raw)?.map(|(_, batmap)| batmap.offset.get()),
         })
     }
 
@@ -87,6 +92,11 @@ impl Dynamic {
 
     /// That no block lies among the tables, and no two on one another: such an image is none that a program made.
     pub(crate) fn check_blocks(&self) -> Result<()> {
+        self.lay_out(Err).map(|_| ())
+    }
+
+    /// Goes over all that has a place in the file. Overlaps are handed to `report`, which goes on or gives up.
+    pub(crate) fn lay_out(&self, mut report: impl FnMut(Error) -> Result<()>) -> Result<LaidOut> {
         let blocks = (0..self.bat.len()).filter_map(|index| {
             let start = self.block_offset(index)?;
             Some((start, start + self.stride(), Taken::Block(index))) // 32-bit sectors, at most 256 MiB
@@ -95,17 +105,21 @@ impl Dynamic {
         let tables = tables.map(|table| (table.start, table.end, Taken::Table(table.what)));
         let mut all: Vec<_> = tables.chain(blocks).collect();
         all.sort_unstable_by_key(|(start, ..)| *start);
+        let mut gaps = Vec::new();
         let mut before = (0, Taken::Table("nothing"));
         for (start, end, here) in all {
             let (taken_until, there) = before;
             if start < taken_until {
-                self.check_pair(there, here)?;
+                self.check_pair(there, here).or_else(&mut report)?;
+            } else if start - taken_until >= self.stride() {
+                gaps.push(taken_until..start);
             }
             if end > taken_until {
                 before = (end, here);
             }
         }
-        Ok(())
+        let (end, _) = before;
+        Ok(LaidOut { gaps, end })
     }
 
     /// What is to be said of two things that overlap. Tables that do are another matter.
@@ -122,6 +136,15 @@ impl Dynamic {
             .entry(index)
             .malformed(format!("a block that overlaps {what}")))
     }
+}
+
+/// What is not taken.
+#[derive(Debug)]
+pub(crate) struct LaidOut {
+    /// Between tables and blocks, as far as a block could be there.
+    pub gaps: Vec<Range<u64>>,
+    /// Behind all tables and blocks.
+    pub end: u64,
 }
 
 /// What has a place in the file.

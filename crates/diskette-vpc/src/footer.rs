@@ -20,6 +20,12 @@ pub(crate) struct Footer {
     /// Made by XenServer, whose parents may be raw.
     pub by_xen: bool,
     pub warnings: Vec<String>,
+    /// Its bytes.
+    pub raw: spec::Footer,
+    /// Whether the copy at the beginning is sound.
+    pub has_front: bool,
+    /// Where the one at the end lies, if it is sound.
+    pub rear_offset: Option<u64>,
 }
 
 /// The kind of identity by which children know their parent.
@@ -88,7 +94,9 @@ impl Footer {
         let front = sound(&front_bytes).map(|raw| Found { raw, offset: 0 });
         let rear = rear(storage, file_size)?;
         let mut warnings = Vec::new();
-        let data_end = rear.as_ref().map_or(file_size, |found| found.offset);
+        let has_front = front.is_some();
+        let rear_offset = rear.as_ref().map(|found| found.offset);
+        let data_end = rear_offset.unwrap_or(file_size);
         let found = match (front, rear) {
             (Some(front), Some(rear)) => agreed(&front, rear)?,
             (Some(front), None) => {
@@ -109,7 +117,12 @@ impl Footer {
             }
             (None, None) => return Err(no_footer(&front_bytes)),
         };
-        Self::settle(&found, rule, data_end, file_size, warnings)
+        let settled = Self::settle(&found, rule, data_end, file_size, warnings)?;
+        Ok(Self {
+            has_front,
+            rear_offset,
+            ..settled
+        })
     }
 
     fn settle(
@@ -135,6 +148,9 @@ impl Footer {
             reversed_bits: by_xen && raw.creator_version.get() == 1,
             by_xen,
             warnings,
+            raw: *raw,
+            has_front: false,
+            rear_offset: None,
         };
         let size = field("footer.current_size", 48, footer.disk_size);
         let data_offset = field("footer.data_offset", 16, raw.data_offset.get());

@@ -3,9 +3,9 @@
 //! | what | read | made | changed |
 //! | --- | --- | --- | --- |
 //! | fixed | yes, also with the 511-byte footer of Virtual PC before 2004 | yes, also by Azure's rule | yes |
-//! | dynamic | yes, with either copy of the footer lost by the other | yes | no |
-//! | differencing | yes, over the parent that its locators name, held against its UUID | over another VPC | no |
-//! | sector bitmaps | obeyed, also XenServer's first ones with reversed bits | all bits set | |
+//! | dynamic | yes, with either copy of the footer lost by the other | yes | yes |
+//! | differencing | yes, over the parent that its locators name, held against its UUID | over another VPC | yes |
+//! | sector bitmaps | obeyed, also XenServer's first ones with reversed bits | all bits set | all bits of what is written to |
 //! | XenServer's batmap | skipped: the bitmaps say it all; encrypted ones are refused | no | |
 //!
 //! All numbers are big-endian. A disk's size is said twice, as a number and as a geometry; which one counts depends on
@@ -13,6 +13,7 @@
 
 mod check;
 mod dynamic;
+mod edit;
 mod footer;
 mod locator;
 mod map;
@@ -65,7 +66,7 @@ impl Format for Vpc {
     }
 
     fn repairable(&self) -> Option<&dyn RepairableFormat> {
-        None
+        Some(self)
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {

@@ -114,13 +114,13 @@ impl Map {
 
 /// A bitmap, one bit for each sector.
 #[derive(Clone, Copy)]
-struct Bits<'a> {
-    bytes: &'a [u8],
-    reversed: bool,
+pub(crate) struct Bits<'a> {
+    pub bytes: &'a [u8],
+    pub reversed: bool,
 }
 
 impl Bits<'_> {
-    fn get(self, at: usize) -> bool {
+    pub(crate) fn get(self, at: usize) -> bool {
         let byte = self.bytes.get(at / 8).copied().unwrap_or(0);
         let mask = if self.reversed {
             1 << (at % 8)
@@ -131,7 +131,7 @@ impl Bits<'_> {
     }
 
     /// Where the bits stop being like the one at `at`; `end` where they do not before.
-    fn end_of_run(self, at: usize, end: usize) -> usize {
+    pub(crate) fn end_of_run(self, at: usize, end: usize) -> usize {
         let here = self.get(at);
         let alike = if here { 0xff } else { 0 };
         let mut next = at;

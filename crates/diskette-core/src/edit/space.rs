@@ -1,6 +1,7 @@
 //! Where new blocks get their place in the file.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use crate::{Result, StorageExt, StorageMut, round_up};
 
@@ -97,6 +98,19 @@ impl Space {
     /// Notes that a place holds nothing that counts.
     pub fn add_free(&mut self, at: u64) {
         self.used_before.insert(at);
+    }
+
+    /// Notes that a range amid the file holds nothing that counts: as many places as it has room for.
+    pub fn add_gap(&mut self, gap: &Range<u64>) {
+        let mut start = gap.start;
+        while let Some(at) = start
+            .checked_add(self.lead)
+            .and_then(|at| round_up(at, self.alignment))
+            .filter(|at| at.saturating_add(self.len) <= gap.end && *at <= self.last)
+        {
+            self.used_before.insert(at);
+            start = at + self.len; // at most the gap's end
+        }
     }
 
     /// Free places amid the file, by the host offset of their data.

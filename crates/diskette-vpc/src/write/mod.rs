@@ -1,4 +1,4 @@
-//! Making VPC images, and changing fixed ones.
+//! Making VPC images.
 
 mod geometry;
 mod image;
@@ -8,12 +8,11 @@ mod options;
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, BlockWriter, Error, ImageWriter, InPlace, Measure, NewImage, NewParts,
-    OpenContext, OptionSpec, Result, Storage, StorageMut, WritableFormat,
+    BlockReader, BlockWriter, ImageWriter, Measure, NewImage, NewParts, OpenContext, OptionSpec,
+    Result, StorageMut, WritableFormat,
 };
 
-use crate::footer::{Footer, Kind};
-use crate::{FORMAT, Vpc, reader};
+use crate::{Vpc, edit};
 use image::NewVpc;
 use layout::{BLOCK_SIZE, Layout};
 use options::{OPTIONS, Settings};
@@ -51,19 +50,12 @@ impl WritableFormat for Vpc {
         Ok(Box::new(NewVpc::new(to, Settings::new(what)?)?))
     }
 
-    /// Fixed images alone: there is nothing in them but the disk and the footer.
     fn edit(
         &self,
         image: Arc<dyn StorageMut>,
-        _below: Option<Arc<dyn BlockReader>>,
+        below: Option<Arc<dyn BlockReader>>,
         cx: &OpenContext<'_>,
     ) -> Result<Box<dyn BlockWriter>> {
-        if Footer::read(&*image, cx)?.kind != Kind::Fixed {
-            let feature = "writing into an image that is not fixed";
-            return Err(Error::unsupported(FORMAT, feature));
-        }
-        let storage = Arc::clone(&image) as Arc<dyn Storage>;
-        let reader = reader::open(storage, cx)?.reader;
-        Ok(Box::new(InPlace::new(FORMAT, reader, image)?))
+        edit::open(image, below, cx)
     }
 }
