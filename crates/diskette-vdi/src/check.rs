@@ -131,8 +131,11 @@ pub(crate) fn survey(
             }
             let behind = u64::from(entry) + 1;
             found.behind_last = found.behind_last.max(behind);
-            let end = header.data_offset + behind * header.stride();
-            if end > file_size.saturating_add(header.block_size) {
+            // The file may end where the disk does, within the last block.
+            let guest = header.disk_size.saturating_sub(index * header.block_size);
+            let start = header.data_offset + u64::from(entry) * header.stride();
+            let end = start + header.block_extra + guest.min(header.block_size);
+            if end > file_size {
                 let text = format!("block {index} lies beyond the file's end at {file_size:#x}");
                 findings.take(map, index, entry, text)?;
             }
