@@ -163,7 +163,7 @@ fn an_ova_is_the_same_for_any_number_of_threads() {
 fn what_makes_no_ova_is_told() {
     let Some(bench) = Bench::new() else { return };
     for (args, why) in [
-        ("convert -O ova first.raw -", "into a file"),
+        ("convert --verify -O ova first.raw -", "a pipe cannot"),
         ("convert -O ova -o cpus=0 first.raw m.ova", "cpus"),
         ("convert -O ova -o memory=1000 first.raw m.ova", "memory"),
         ("convert -O ova -o os=vms first.raw m.ova", "os"),
@@ -188,4 +188,20 @@ fn the_disks_of_an_ova_are_read_back_and_digested_on_the_way() {
     let digests = bench.succeeds("digest -f raw first.raw second.raw");
     let sha256 = digests.lines().filter(|line| line.starts_with("SHA256"));
     assert_eq!(told.lines().collect::<Vec<_>>(), sha256.collect::<Vec<_>>());
+}
+
+#[test]
+fn an_ova_from_a_pipe_is_the_one_in_a_file() {
+    let Some(bench) = Bench::new() else { return };
+    bench.succeeds("convert -O ova first.raw second.raw machine.ova");
+    let line = format!(
+        "'{}' convert --digest -O ova first.raw second.raw - | cat > piped.ova",
+        env!("CARGO_BIN_EXE_diskette")
+    );
+    let Some(shell) = Tool::find("sh") else {
+        return;
+    };
+    shell.run_in(bench.path(), ["-c", &line]);
+    let read = |name: &str| fs::read(bench.path().join(name)).unwrap();
+    assert!(read("machine.ova") == read("piped.ova"));
 }

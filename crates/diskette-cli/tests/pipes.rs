@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use common::{Answer, command, ours};
-use diskette_testkit::{Tool, qemu_img, qemu_io};
+use diskette_testkit::{Rng, Tool, qemu_img, qemu_io};
 use tempfile::TempDir;
 
 /// A folder with a disk of 20 MiB, its last sector half of a KiB, in some formats.
@@ -116,6 +116,12 @@ fn what_goes_through_a_pipe_is_a_sound_image_with_the_same_content() {
         "-O qcow2 -o compat=0.10",
         "-O qcow2 -o extended_l2=on,refcount_bits=1",
         "-O qcow2 -o cluster_size=4k,refcount_bits=64",
+        "-c -O qcow2",
+        "-c -O qcow2 -o compression_type=zstd",
+        "-c -O qcow2 -o cluster_size=512,refcount_bits=1",
+        "-c -O qcow2 -o cluster_size=2M",
+        "-c -O qcow2 -o compat=0.10",
+        "-c -O qcow2 -o extended_l2=on",
     ]
     .iter()
     .enumerate()
@@ -146,17 +152,65 @@ fn a_qcow2_from_a_pipe_is_hardly_larger_than_one_in_a_file() {
     assert!(piped <= theirs + (128 << 10), "{piped} and {theirs}");
 }
 
+/// A disk of which neighbours can be compressed and cannot, in turn.
 #[test]
-fn what_cannot_be_written_in_order_is_refused_before_the_first_byte() {
+fn clusters_and_streams_may_alternate_in_a_pipe() {
+    let Some(bench) = Bench::new() else { return };
+    let mut disk = vec![7; 9 << 20];
+    let mut random = Rng::new(3);
+    for (number, chunk) in disk.chunks_mut(64 << 10).enumerate() {
+        if number % 3 != 1 {
+            random.fill(chunk);
+        }
+    }
+    fs::write(bench.path().join("disk.raw"), disk).unwrap();
+    bench.theirs("convert -c -O qcow2 disk.raw theirs.qcow2");
+    for how in ["-c -O qcow2", "-c -O qcow2 -o compression_type=zstd"] {
+        let answer = bench.piped(&format!("convert {how} disk.raw -"), "out");
+        assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""), "{how}");
+        bench.assert_same("out");
+        let checked = bench.theirs("check -f qcow2 out");
+        assert!(checked.contains("No errors"), "{how}: {checked}");
+        let threads = bench.piped(&format!("convert --threads 1 {how} disk.raw -"), "again");
+        assert_eq!(threads.code, Some(0));
+        let read = |name: &str| fs::read(bench.path().join(name)).unwrap();
+        assert!(read("out") == read("again"), "{how}");
+    }
+}
+
+#[test]
+fn a_compressed_qcow2_from_a_pipe_is_hardly_larger_than_one_in_a_file() {
+    let Some(bench) = Bench::new() else { return };
+    bench.piped("convert -c -O qcow2 disk.qcow2 -", "piped.qcow2");
+    let size = |name: &str| fs::metadata(bench.path().join(name)).unwrap().len();
+    let (piped, theirs) = (size("piped.qcow2"), size("zlib.qcow2"));
+    assert!(piped <= theirs + (64 << 10), "{piped} and {theirs}");
+}
+
+#[test]
+fn what_cannot_be_written_in_order_is_kept_meanwhile_and_that_is_told() {
+    let Some(bench) = Bench::new() else { return };
+    for how in [
+        "-O vdi",
+        "-O vhdx",
+        "-O vpc -o force_size=on",
+        "-O qcow2 -o preallocation=metadata",
+        "-O raw -o preallocation=full",
+        "-O vmdk -o subformat=monolithicSparse",
+    ] {
+        let answer = bench.piped(&format!("convert {how} disk.raw -"), "out");
+        let told = "diskette: standard output: cannot be written in order: it is kept in an unnamed file meanwhile\n";
+        assert_eq!((answer.code, answer.err.as_str()), (Some(0), told), "{how}");
+        bench.assert_same("out");
+    }
+}
+
+#[test]
+fn what_cannot_go_into_a_pipe_is_refused_before_the_first_byte() {
     let Some(bench) = Bench::new() else { return };
     for (how, why) in [
-        ("-O vdi", "vdi: writing into a stream is not supported"),
-        ("-O vhdx", "vhdx: writing into a stream is not supported"),
-        ("-O vpc", "vpc: writing into a stream is not supported"),
-        ("-c -O qcow2", "compressed clusters"),
-        ("-O qcow2 -B disk.raw -F raw", "over a backing file"),
-        ("-O raw -o preallocation=full", "preallocation"),
-        ("-O vmdk -o subformat=monolithicSparse", "streamOptimized"),
+        ("-q -O vmdk -o subformat=monolithicFlat", "one file only"),
+        ("-O qcow2 -o cluster_size=1000", "cluster_size"),
         ("--verify", "a target that can be read"),
         ("-n", "a target that can be read"),
     ] {
@@ -234,7 +288,13 @@ fn a_stream_optimized_image_is_read_as_it_comes() {
 fn what_comes_by_a_pipe_goes_into_another() {
     let Some(bench) = Bench::new() else { return };
     bench.piped("convert -O vmdk disk.raw -", "own.vmdk");
-    for how in ["-O raw", "-O vmdk"] {
+    for how in [
+        "-O raw",
+        "-O vmdk",
+        "-q -O qcow2",
+        "-q -c -O qcow2",
+        "-q -O vdi",
+    ] {
         let program = env!("CARGO_BIN_EXE_diskette");
         let line = format!("cat own.vmdk | '{program}' convert {how} - - | cat > out");
         let mut shell = std::process::Command::new("sh");

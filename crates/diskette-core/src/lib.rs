@@ -66,7 +66,8 @@ pub use secrets::Secrets;
 pub use snapshot::{NewSnapshot, SnapshotWriter};
 pub use storage::{Run, RunKind, Storage, StorageExt, StorageMut};
 pub use stream::{
-    ByteStream, DiskStream, Passes, RunDecoder, SequentialFormat, StoredRun, StreamFormat,
+    ByteStream, DiskStream, Passes, Rehearsal, RunDecoder, SequentialFormat, StoredRun,
+    StreamFormat,
 };
 pub use table::Table;
 pub use units::{GIB, KIB, MIB, SECTOR, TIB, round_down, round_up};

@@ -91,4 +91,22 @@ pub trait SequentialFormat: WritableFormat {
         what: &NewImage,
         data: Option<&[Range<u64>]>,
     ) -> Result<Box<dyn ImageWriter>>;
+
+    /// The same for an image of which the tables, that come first, tell how long the packed chunks are: only who has packed
+    /// them knows. `None` where one pass is enough, or two do not help. `nowhere` is handed back as the first pass's storage.
+    fn rehearse(
+        &self,
+        what: &NewImage,
+        nowhere: Arc<dyn StorageMut>,
+    ) -> Result<Option<Box<dyn Rehearsal>>>;
+}
+
+/// An image that is written after all of its chunks have been seen: the disk is gone through twice.
+pub trait Rehearsal: Debug + Send {
+    /// Takes the disk's chunks for the first time, and writes none of them.
+    fn writer(&mut self) -> Box<dyn ImageWriter>;
+
+    /// Takes them for the second time, after that writer has been finished. All that is written `to` there lies behind what
+    /// was written before.
+    fn perform(self: Box<Self>, to: Arc<dyn StorageMut>) -> Result<Box<dyn ImageWriter>>;
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, NewParts, NoParts,
-    OpenContext, OptionSpec, Packed, Packer, Result, SECTOR, SequentialFormat, Skipped,
+    OpenContext, OptionSpec, Packed, Packer, Rehearsal, Result, SECTOR, SequentialFormat, Skipped,
     SnapshotWriter, StorageExt, StorageMut, WritableFormat, check_range, round_up,
 };
 
@@ -121,6 +121,14 @@ impl SequentialFormat for Raw {
                 Err(Error::unsupported(FORMAT, "preallocation in a stream"))
             }
         }
+    }
+
+    fn rehearse(
+        &self,
+        _what: &NewImage,
+        _nowhere: Arc<dyn StorageMut>,
+    ) -> Result<Option<Box<dyn Rehearsal>>> {
+        Ok(None)
     }
 }
 

@@ -26,13 +26,8 @@ impl Conversion<'_> {
         to: Box<dyn Write + Send>,
         keeping: &dyn Fn(),
     ) -> Result<()> {
-        let data = match self.engine.sparse_size {
-            0 => std::iter::once(0..source.size()).collect(),
-            _ => data_ranges(source)?,
-        };
         let to = Arc::new(SequentialStorage::new(name, to));
-        let image = self.image_of(source);
-        match begin(&self.format, &to, &image, Some(&data)) {
+        match self.begin_after_rehearsal(source, &to) {
             Ok(writer) => convert(source, writer, &self.engine)?,
             Err(Error::Unsupported { .. }) => {
                 keeping();
@@ -70,6 +65,27 @@ impl Conversion<'_> {
             Err(error) => return Err(error),
         }
         to.finish().map(|_| ())
+    }
+
+    /// Begins an image that is written in order, once all is known of the source that it takes.
+    fn begin_after_rehearsal(
+        &self,
+        source: &dyn BlockReader,
+        to: &Arc<SequentialStorage>,
+    ) -> Result<Box<dyn ImageWriter>> {
+        let image = self.image_of(source);
+        let nowhere = Arc::new(SequentialStorage::new("nowhere", Box::new(io::sink())));
+        if let Some(mut rehearsal) = sequential(&self.format)?.rehearse(&image, nowhere)? {
+            let mut engine = self.engine;
+            engine.digests = None;
+            convert(source, rehearsal.writer(), &engine)?;
+            return rehearsal.perform(Arc::<SequentialStorage>::clone(to));
+        }
+        let data = match self.engine.sparse_size {
+            0 => std::iter::once(0..source.size()).collect(),
+            _ => data_ranges(source)?,
+        };
+        begin(&self.format, to, &image, Some(&data))
     }
 
     fn write_spooled(

@@ -100,6 +100,13 @@ impl HostSpace {
         free
     }
 
+    /// The same space with `clusters` more, used once, between the header and all that was handed out.
+    pub(super) fn moved_by(mut self, clusters: u64) -> Result<Self> {
+        self.end = self.checked_end(self.end, clusters)?;
+        self.counts.insert_once(1, clusters);
+        Ok(self)
+    }
+
     /// Takes one of the clusters that were left free, and gives its host offset.
     pub(super) fn take_free(&mut self, cluster: u64) -> u64 {
         self.counts.use_more(cluster..=cluster);

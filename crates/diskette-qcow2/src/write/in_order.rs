@@ -162,20 +162,12 @@ impl InOrder {
                 let index = usize::try_from((guest - start) / cluster_size).unwrap_or(usize::MAX);
                 table[index * words] = L2Entry::data(host, true).0.into();
                 if words > 1 {
-                    table[index * words + 1] = self.subclusters(guest).0.into();
+                    table[index * words + 1] = subclusters(&self.settings, guest).0.into();
                 }
                 guest += cluster_size;
             }
         }
         table
-    }
-
-    /// The bitmap of the cluster at `guest`: those of its subclusters that belong to the disk hold data.
-    fn subclusters(&self, guest: u64) -> Subclusters {
-        let geometry = self.settings.geometry;
-        let len = (self.settings.size - guest).min(geometry.cluster_size());
-        let missing = 32_u64.saturating_sub(len.div_ceil(geometry.subcluster_size()));
-        Subclusters(Subclusters::DATA.0 >> missing)
     }
 
     /// The host offset of the chunk at `offset`, which comes behind all those before.
@@ -189,12 +181,26 @@ impl InOrder {
     }
 }
 
+/// The bitmap of the cluster at `guest`: those of its subclusters that belong to the disk hold data.
+pub(super) fn subclusters(settings: &Settings, guest: u64) -> Subclusters {
+    let geometry = settings.geometry;
+    let len = (settings.size - guest).min(geometry.cluster_size());
+    let missing = 32_u64.saturating_sub(len.div_ceil(geometry.subcluster_size()));
+    Subclusters(Subclusters::DATA.0 >> missing)
+}
+
 /// What cannot be known ahead.
 fn refuse(settings: &Settings) -> Result<()> {
+    if settings.compress {
+        let feature = "a stream with compressed clusters in one pass: its tables need their sizes";
+        return Err(Error::unsupported(FORMAT, feature));
+    }
+    refuse_all_but_compression(settings)
+}
+
+/// The same, but for what a first pass finds out.
+pub(super) fn refuse_all_but_compression(settings: &Settings) -> Result<()> {
     let feature = match settings.preallocation {
-        _ if settings.compress => {
-            "a stream with compressed clusters: its tables would need their sizes ahead"
-        }
         _ if settings.luks.is_some() => "an encrypted image in a stream",
         _ if settings.backing.is_some() => "a stream over a backing file",
         Preallocation::Off => return Ok(()),

@@ -10,6 +10,7 @@ mod measure;
 mod options;
 mod pack;
 mod refcounts;
+mod rehearsed;
 mod tables;
 
 use std::ops::Range;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockWriter, ImageWriter, Measure, NewImage, NewParts, OpenContext, OptionSpec,
-    Result, SequentialFormat, StorageMut, WritableFormat,
+    Rehearsal, Result, SequentialFormat, StorageMut, WritableFormat,
 };
 
 use crate::{Qcow2, edit};
@@ -27,6 +28,7 @@ use encrypt::NewEncryption;
 use in_order::InOrder;
 use layout::Layout;
 use options::{OPTIONS, Settings};
+use rehearsed::Rehearsed;
 
 impl WritableFormat for Qcow2 {
     fn options(&self) -> &'static [OptionSpec] {
@@ -75,5 +77,17 @@ impl SequentialFormat for Qcow2 {
         data: Option<&[Range<u64>]>,
     ) -> Result<Box<dyn ImageWriter>> {
         Ok(Box::new(InOrder::new(to, Settings::new(what)?, data)?))
+    }
+
+    fn rehearse(
+        &self,
+        what: &NewImage,
+        nowhere: Arc<dyn StorageMut>,
+    ) -> Result<Option<Box<dyn Rehearsal>>> {
+        let settings = Settings::new(what)?;
+        if !settings.compress || in_order::refuse_all_but_compression(&settings).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Rehearsed::new(nowhere, settings)?)))
     }
 }

@@ -61,6 +61,15 @@ impl Counts {
         }
     }
 
+    /// `count` clusters that are used once come between those before `at` and all others.
+    pub(super) fn insert_once(&mut self, at: u64, count: u64) {
+        if !self.counts.is_empty() {
+            let at = index(at).min(self.counts.len());
+            self.counts
+                .splice(at..at, std::iter::repeat_n(1, index(count)));
+        }
+    }
+
     /// Clusters are used once more than before.
     pub(super) fn use_more(&mut self, clusters: RangeInclusive<u64>) {
         let (first, last) = (index(*clusters.start()), index(*clusters.end()));

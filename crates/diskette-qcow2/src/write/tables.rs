@@ -50,6 +50,28 @@ impl NewTables {
         }
     }
 
+    /// The entry of the cluster that holds a guest offset.
+    pub(super) fn get(&self, guest: u64) -> L2Entry {
+        let position = self.geometry.split(guest);
+        let index = usize::try_from(position.l2_index).unwrap_or(usize::MAX);
+        let table = self.tables.get(&position.l1_index);
+        let entry = table.and_then(|table| table.get(index * words_per_entry(self.geometry)));
+        entry.map_or(L2Entry::HOLE, |entry| L2Entry(entry.get()))
+    }
+
+    /// Moves all that has a place behind by so many bytes, whole clusters. Such places fit into entries: the caller has
+    /// looked at the last.
+    pub(super) fn move_by(&mut self, bytes: u64) {
+        let words = words_per_entry(self.geometry);
+        for table in self.tables.values_mut() {
+            for entry in table.iter_mut().step_by(words) {
+                if entry.get() != L2Entry::HOLE.0 {
+                    *entry = (entry.get() + bytes).into();
+                }
+            }
+        }
+    }
+
     /// Whether clusters have their places from the start.
     pub(super) const fn preallocated(&self) -> Option<u64> {
         self.preallocated

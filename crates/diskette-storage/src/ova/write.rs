@@ -1,5 +1,5 @@
 //! A new OVA: written once, from its first byte to its last, but for the descriptor in front, which tells how long the
-//! disks' files have become. Room is kept for it.
+//! disks' files have become. Room is kept for it; or it is written first, where all is known ahead.
 //!
 //! ```text
 //!  machine.ovf │ machine-disk1.vmdk │ ... │ machine.mf │ two blocks of zeros
@@ -31,6 +31,8 @@ pub struct NewOva {
     digests: Vec<String>,
     /// Where the next member's header goes.
     at: u64,
+    /// Whether the descriptor is written, and so tells how long the files will be.
+    in_order: bool,
 }
 
 /// The file of a disk in a new OVA, to be written in ascending order.
@@ -66,13 +68,33 @@ impl NewOva {
             disks,
             digests: Vec::new(),
             at: behind(0, room),
+            in_order: false,
         })
+    }
+
+    /// The same, of which all that is written lies behind what was written before: the disks' files will have these lengths.
+    pub fn create_in_order(
+        to: Arc<dyn StorageMut>,
+        machine: Machine,
+        sizes: &[u64],
+        lengths: &[u64],
+    ) -> Result<Self> {
+        let mut ova = Self::create(to, machine, sizes)?;
+        for (disk, length) in ova.disks.iter_mut().zip(lengths) {
+            disk.file_size = *length;
+        }
+        ova.write_descriptor(&ova.descriptor())?;
+        ova.in_order = true;
+        Ok(ova)
     }
 
     /// Begins the next disk's file.
     pub fn begin_disk(&self) -> Result<NewDisk> {
         let disk = self.disks.get(self.digests.len());
         let disk = disk.ok_or_else(|| Error::unsupported(FORMAT, "more disks than announced"))?;
+        if self.in_order {
+            self.write(&member(&disk.file, disk.file_size)?, self.at)?;
+        }
         let digest = Arc::new(Mutex::new(Sha256::new()));
         let part = Part {
             to: Arc::clone(&self.to),
@@ -90,9 +112,16 @@ impl NewOva {
         let size = disk.storage.finish()?;
         let line = self.disks.get_mut(self.digests.len());
         let line = line.ok_or_else(|| Error::unsupported(FORMAT, "more disks than announced"))?;
-        line.file_size = size;
-        let header = member(&line.file, size)?;
-        self.write(&header, self.at)?;
+        if self.in_order {
+            if line.file_size != size {
+                let feature = "a source that changes while it is gone through twice";
+                return Err(Error::unsupported(FORMAT, feature));
+            }
+        } else {
+            line.file_size = size;
+            let header = member(&line.file, size)?;
+            self.write(&header, self.at)?;
+        }
         self.at = behind(self.at, size);
         self.digests.push(disk.digest());
         Ok(())
@@ -103,12 +132,8 @@ impl NewOva {
         if self.digests.len() < self.disks.len() {
             return Err(Error::unsupported(FORMAT, "fewer disks than announced"));
         }
-        let mut text = descriptor(&self.machine, &self.disks).into_bytes();
-        // Blanks may follow the document.
-        let room = usize::try_from(self.room).unwrap_or(usize::MAX);
-        text.resize(room.max(text.len()), b'\n');
-        let name = format!("{}.ovf", self.stem);
-        let mut manifest = line(&name, &hex(&Sha256::digest(&text)));
+        let text = self.descriptor();
+        let mut manifest = line(&self.descriptor_name(), &hex(&Sha256::digest(&text)));
         for (disk, digest) in self.disks.iter().zip(&self.digests) {
             manifest.push_str(&line(&disk.file, digest));
         }
@@ -119,8 +144,29 @@ impl NewOva {
         let to = &self.to;
         to.set_size(end)
             .map_err(|source| to.failed("resize", end, 0, source))?;
-        self.write(&text, SECTOR)?;
-        self.write(&member(&name, self.room)?, 0)
+        match self.in_order {
+            true => Ok(()),
+            false => self.write_descriptor(&text),
+        }
+    }
+
+    /// The descriptor, as long as the room that is kept for it.
+    fn descriptor(&self) -> Vec<u8> {
+        let mut text = descriptor(&self.machine, &self.disks).into_bytes();
+        // Blanks may follow the document.
+        let room = usize::try_from(self.room).unwrap_or(usize::MAX);
+        text.resize(room.max(text.len()), b'\n');
+        text
+    }
+
+    fn descriptor_name(&self) -> String {
+        format!("{}.ovf", self.stem)
+    }
+
+    /// Its header first: where an archive is begun in a pipe, all goes in order.
+    fn write_descriptor(&self, text: &[u8]) -> Result<()> {
+        self.write(&member(&self.descriptor_name(), self.room)?, 0)?;
+        self.write(text, SECTOR)
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, ImageWriter, Measure, NewImage, NewParts, OpenContext,
-    OptionSpec, Result, SequentialFormat, StorageExt, StorageMut, WritableFormat,
+    OptionSpec, Rehearsal, Result, SequentialFormat, StorageExt, StorageMut, WritableFormat,
 };
 
 use crate::{FORMAT, Vmdk};
@@ -94,6 +94,14 @@ impl SequentialFormat for Vmdk {
                 "a stream of another subformat than streamOptimized",
             )),
         }
+    }
+
+    fn rehearse(
+        &self,
+        _what: &NewImage,
+        _nowhere: Arc<dyn StorageMut>,
+    ) -> Result<Option<Box<dyn Rehearsal>>> {
+        Ok(None)
     }
 }
 

@@ -9,6 +9,7 @@ use diskette::engine::PassingDigests;
 
 use super::{Convert, Source};
 use crate::failure::{Failure, Outcome};
+use crate::sink::{self, Sink};
 use crate::{pipes, progress};
 
 /// The name by which it is asked for. It is no format of images.
@@ -22,14 +23,21 @@ impl Convert {
             Source::OnePass(_) | Source::Piped(_) => Vec::new(), // These are not to be kept.
         };
         let disks: Vec<&dyn BlockReader> = chains.iter().map(|chain| chain as _).collect();
-        let progress = progress::Meter::new(self.work.progress && !self.quiet);
+        let wanted = self.work.progress && !self.quiet;
+        let progress = match pipes::is_output(target) {
+            true => progress::Meter::beside(wanted),
+            false => progress::Meter::new(wanted),
+        };
         let tell = |at| progress.tell(at);
         let mut appliance = Appliance::default();
         appliance.options = self.options.parse()?.into_options();
         let digests = PassingDigests::new();
         appliance.engine = self.engine(&tell, &digests);
         appliance.sync = self.target_cache != "unsafe";
-        let done = appliance.write(&disks, target);
+        let done = match sink::is_sink(target) {
+            true => write_into_stream(&appliance, &disks, target),
+            false => appliance.write(&disks, target).map_err(Failure::from),
+        };
         match &done {
             Ok(()) => progress.complete(),
             Err(_) => progress.end(),
@@ -62,8 +70,8 @@ impl Convert {
 
     fn refuse_with_ova(&self, target: &Path) -> Result<(), Failure> {
         let why = match () {
-            () if pipes::is_output(target) => {
-                "an OVA goes into a file: it begins with the sizes of what follows"
+            () if pipes::is_output(target) && self.verify => {
+                "--verify needs a target that can be read, and a pipe cannot"
             }
             () if self.no_create => "-n: an OVA is made anew",
             () if self.backing.is_some() => "-B: a disk in an OVA has no backing image",
@@ -82,4 +90,19 @@ impl Convert {
         }
         self.open_chains(sources, target).map(Source::Chains)
     }
+}
+
+/// Into a pipe, or into an object.
+fn write_into_stream(
+    appliance: &Appliance<'_>,
+    disks: &[&dyn BlockReader],
+    target: &Path,
+) -> Result<(), Failure> {
+    let sink = Sink::open(target, disks.iter().map(|disk| disk.size()).sum())?;
+    let stem = target.file_stem().and_then(|stem| stem.to_str());
+    let machine = stem
+        .filter(|_| sink::is_object(target))
+        .unwrap_or("machine");
+    appliance.write_into_stream(disks, machine, &sink.name, sink.writer()?)?;
+    sink.finish()
 }
