@@ -115,6 +115,10 @@ impl Format for Qed {
     fn amendable(&self) -> Option<&dyn diskette::core::AmendableFormat> {
         None
     }
+
+    fn bitmaps(&self) -> Option<&dyn diskette::core::BitmapFormat> {
+        None
+    }
 }
 
 /// A header that has been shown sound. All sizes in bytes.

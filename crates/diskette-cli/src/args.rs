@@ -38,6 +38,7 @@ pub(crate) struct Diskette {
 pub(crate) enum Command {
     Amend(cmd::amend::Amend),
     Bench(cmd::bench::Bench),
+    Bitmap(cmd::bitmap::Bitmap),
     Check(cmd::check::Check),
     Commit(cmd::commit::Commit),
     #[command(visible_alias = "verify")]

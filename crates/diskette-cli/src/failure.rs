@@ -49,6 +49,17 @@ impl Failure {
         with_sources(error)
     }
 
+    /// The same, with what was tried in front.
+    pub(crate) fn after(self, tried: &str) -> Self {
+        match self.what {
+            What::Text(text) => Self {
+                what: What::Text(format!("{tried}: {text}")),
+                ..self
+            },
+            What::Arguments(_) | What::BrokenPipe => self,
+        }
+    }
+
     /// The same, with another exit code than 1.
     pub(crate) fn with_code(self, code: u8) -> Self {
         match self.what {

@@ -33,6 +33,7 @@ fn run() -> Outcome {
     match args::Diskette::try_parse()?.command {
         Command::Amend(args) => cmd::amend::run(&args),
         Command::Bench(args) => cmd::bench::run(&args),
+        Command::Bitmap(args) => cmd::bitmap::run(&args),
         Command::Check(args) => cmd::check::run(&args),
         Command::Commit(args) => cmd::commit::run(&args),
         Command::Compare(args) => cmd::compare::run(&args),

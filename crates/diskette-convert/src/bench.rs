@@ -191,7 +191,7 @@ impl Queue<'_> {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use diskette_core::{Extent, ExtentKind, HostOffset, SnapshotWriter};
+    use diskette_core::{Extent, ExtentKind, HostOffset, Preallocation, SnapshotWriter};
 
     use super::*;
 
@@ -245,6 +245,10 @@ mod tests {
             Ok(())
         }
 
+        fn preallocate(&self, _offset: u64, _len: u64, _how: Preallocation) -> Result<()> {
+            Ok(())
+        }
+
         fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
             None
         }
@@ -255,6 +259,10 @@ mod tests {
             }
             self.flushes.fetch_add(1, Ordering::SeqCst);
             Ok(())
+        }
+
+        fn close(&self) -> Result<()> {
+            self.flush()
         }
     }
 

@@ -132,6 +132,15 @@ pub enum Error {
         name: String,
     },
 
+    /// Something cannot be done with a persistent bitmap, as it is. The caller is to act.
+    #[error("bitmap \"{}\" {why}", name.escape_debug())]
+    Bitmap {
+        /// Its name.
+        name: String,
+        /// What is the matter with it: "already exists".
+        why: Cow<'static, str>,
+    },
+
     /// The caller asked for bytes that the disk does not have.
     #[error("bytes {offset:#x}+{len:#x} lie outside of the disk's {size:#x}")]
     OutOfRange {
@@ -252,6 +261,14 @@ impl Error {
             field: field.into(),
             offset,
             value: value.into(),
+            why: why.into(),
+        }
+    }
+
+    /// The error for a persistent bitmap with which something cannot be done.
+    pub fn bitmap(name: impl Into<String>, why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Bitmap {
+            name: name.into(),
             why: why.into(),
         }
     }

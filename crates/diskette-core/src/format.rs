@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::{
-    AmendableFormat, BlockReader, CheckableFormat, ImageInfo, Limits, Options, OverlayFormat,
-    Reference, RepairableFormat, Resolver, Result, Secrets, Storage, WritableFormat,
+    AmendableFormat, BitmapFormat, BlockReader, CheckableFormat, ImageInfo, Limits, Options,
+    OverlayFormat, Reference, RepairableFormat, Resolver, Result, Secrets, Storage, WritableFormat,
 };
 
 /// A disk-image format. One value of it stands in a [`Registry`](crate::Registry).
@@ -36,6 +36,9 @@ pub trait Format: Debug + Send + Sync {
 
     /// How to change options of its images, if we can.
     fn amendable(&self) -> Option<&dyn AmendableFormat>;
+
+    /// How to read and change its persistent bitmaps, if it has any.
+    fn bitmaps(&self) -> Option<&dyn BitmapFormat>;
 }
 
 /// What only formats with internal snapshots can do.

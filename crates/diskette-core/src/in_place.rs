@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, Result, SnapshotWriter,
-    StorageExt, StorageMut, check_range,
+    BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, Preallocation, Result,
+    SnapshotWriter, StorageExt, StorageMut, check_range,
 };
 
 /// The disk of such an image, which can be written anywhere: no table ever changes.
@@ -117,6 +117,10 @@ impl BlockWriter for InPlace {
         Err(Error::unsupported(self.format, "another size for a disk"))
     }
 
+    fn preallocate(&self, _offset: u64, _len: u64, _how: Preallocation) -> Result<()> {
+        Err(Error::unsupported(self.format, "preallocation"))
+    }
+
     fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
         None
     }
@@ -125,5 +129,9 @@ impl BlockWriter for InPlace {
         self.storage
             .sync()
             .map_err(|source| self.storage.failed("sync", 0, 0, source))
+    }
+
+    fn close(&self) -> Result<()> {
+        self.flush()
     }
 }

@@ -84,13 +84,17 @@ pub struct SnapshotInfo {
     pub icount: Option<u64>,
 }
 
-/// A persistent bitmap that is in step with the data. Complete by nature.
+/// A persistent bitmap. Complete by nature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BitmapInfo {
     /// Unique within the image.
     pub name: String,
     /// Bytes of the disk that one bit stands for.
     pub granularity: u64,
+    /// Whether it learns of what is written.
+    pub enabled: bool,
+    /// Whether it is in step with the data.
+    pub consistent: bool,
 }
 
 /// Named values in the order in which they are shown.

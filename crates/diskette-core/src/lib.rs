@@ -17,6 +17,7 @@
 //! [`Limits`] allow, and any other file it names is opened by a [`Resolver`], or not at all.
 
 mod amend;
+mod bitmap;
 mod blocks;
 mod cache;
 mod chain;
@@ -43,6 +44,7 @@ mod units;
 mod writer;
 
 pub use amend::{AmendableFormat, OverlayFormat};
+pub use bitmap::{BitmapFormat, BitmapReader, BitmapWriter, NewBitmap};
 pub use blocks::{Place, PlacedBlocks, write_entries};
 pub use cache::TableCache;
 pub use chain::{Chain, Layer};
@@ -73,5 +75,5 @@ pub use table::Table;
 pub use units::{GIB, KIB, MIB, SECTOR, TIB, round_down, round_up};
 pub use writer::{
     BackingImage, BlockWriter, ImageWriter, Measure, NewImage, NewParts, NoParts, Packed, Packer,
-    Skipped, WritableFormat,
+    Preallocation, Skipped, WritableFormat,
 };

@@ -223,6 +223,17 @@ pub enum Packed {
     Compressed,
 }
 
+/// What is done ahead of what will be written. Complete by nature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preallocation {
+    /// The image's tables say where everything lies.
+    Metadata,
+    /// The host keeps space for it, too.
+    Reserved,
+    /// And zeros are written there.
+    Full,
+}
+
 /// A disk that can be written anywhere, in any order: a raw image, a QCOW2 overlay. All offsets are guest offsets.
 pub trait BlockWriter: BlockReader {
     /// Writes `buf` whole, or fails.
@@ -239,12 +250,21 @@ pub trait BlockWriter: BlockReader {
     /// when it returns, with all that was written before.
     fn resize(&self, size: u64) -> Result<()>;
 
+    /// Gives a range its place in the file ahead of what will be written there. What reads as zeros goes on doing so, and
+    /// what is stored stays.
+    fn preallocate(&self, offset: u64, len: u64, how: Preallocation) -> Result<()>;
+
     /// The image's internal snapshots, in formats that have some.
     fn snapshots(&self) -> Option<&dyn SnapshotWriter>;
 
     /// Returns when all that was written is on stable storage.
     ///
-    /// Until then a writer may keep tables in memory. One that is dropped writes them, but can tell of no error: what
-    /// counts is flushed.
+    /// Until then a writer may keep tables in memory.
     fn flush(&self) -> Result<()>;
+
+    /// The same, and leaves the image as one that is put away: with all that a writer may put off until then. It can be
+    /// written again, though.
+    ///
+    /// A writer that is dropped does this, too, but can tell of no error: what counts is closed.
+    fn close(&self) -> Result<()>;
 }

@@ -19,8 +19,8 @@ mod writer;
 use std::sync::Arc;
 
 use diskette_core::{
-    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec,
-    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, BitmapFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened,
+    OptionSpec, OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 use diskette_crypto::{SecretOption, luks};
 
@@ -83,5 +83,9 @@ impl Format for Luks {
 
     fn amendable(&self) -> Option<&dyn AmendableFormat> {
         Some(self)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn BitmapFormat> {
+        None
     }
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, Extent, ExtentKind, HostOffset, ImageWriter, Measure,
-    NewImage, NewParts, OpenContext, OptionSpec, Packed, Packer, Result, SECTOR, Skipped,
-    SnapshotWriter, StorageExt, StorageMut, WritableFormat, check_range, round_up,
+    NewImage, NewParts, OpenContext, OptionSpec, Packed, Packer, Preallocation, Result, SECTOR,
+    Skipped, SnapshotWriter, StorageExt, StorageMut, WritableFormat, check_range, round_up,
 };
 use diskette_crypto::EncryptedStorage;
 use diskette_crypto::luks::{Header, NewLuks, option_specs};
@@ -281,11 +281,19 @@ impl BlockWriter for Editor {
         self.sync()
     }
 
+    fn preallocate(&self, _offset: u64, _len: u64, _how: Preallocation) -> Result<()> {
+        Err(Error::unsupported(FORMAT, "preallocation"))
+    }
+
     fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
         None
     }
 
     fn flush(&self) -> Result<()> {
         self.sync()
+    }
+
+    fn close(&self) -> Result<()> {
+        self.flush()
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn of(
         }
     };
     if header.version >= 3 {
-        info.bitmaps = Some(bitmaps::consistent(&bitmaps));
+        info.bitmaps = Some(bitmaps.iter().map(Bitmap::info).collect());
     }
     info.details = Some(details(storage, header, &bitmaps, &mut info.warnings));
     info

@@ -11,7 +11,7 @@
 //! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept; taken, applied, deleted |
 //! | the disk's size | | | larger and smaller, over a longer base too |
 //! | the image below | | | another, or none, named instead; version, width of refcounts and lazy refcounts changed |
-//! | persistent bitmaps | listed | no | given up |
+//! | persistent bitmaps | yes | no | kept: those that are enabled learn of what is written; added, removed, cleared, merged |
 //! | dirty images | yes | no | mended first; refcounts are put off where the header allows it |
 //! | corrupt images | yes | no | refused until they are repaired |
 //! | clusters that are zeroed or discarded | | | given back, and punched out of the file |
@@ -53,8 +53,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec,
-    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, BitmapFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened,
+    OptionSpec, OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 use zerocopy::FromBytes;
 
@@ -111,6 +111,10 @@ impl Format for Qcow2 {
     }
 
     fn amendable(&self) -> Option<&dyn AmendableFormat> {
+        Some(self)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn BitmapFormat> {
         Some(self)
     }
 }

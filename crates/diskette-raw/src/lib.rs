@@ -15,8 +15,8 @@ mod writer;
 use std::sync::Arc;
 
 use diskette_core::{
-    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OverlayFormat,
-    RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, BitmapFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened,
+    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -60,6 +60,10 @@ impl Format for Raw {
     }
 
     fn amendable(&self) -> Option<&dyn AmendableFormat> {
+        None
+    }
+
+    fn bitmaps(&self) -> Option<&dyn BitmapFormat> {
         None
     }
 }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use diskette_core::{
     BlockReader, BlockWriter, Error, Extent, ImageWriter, Measure, NewImage, NewParts, NoParts,
-    OpenContext, OptionSpec, Packed, Packer, Rehearsal, Result, SECTOR, SequentialFormat, Skipped,
-    SnapshotWriter, StorageExt, StorageMut, WritableFormat, check_range, round_up,
+    OpenContext, OptionSpec, Packed, Packer, Preallocation, Rehearsal, Result, SECTOR,
+    SequentialFormat, Skipped, SnapshotWriter, StorageExt, StorageMut, WritableFormat, check_range,
+    round_up,
 };
 
 use crate::reader::{extent_at, read_extent};
@@ -27,14 +28,6 @@ const OPTIONS: &[OptionSpec] = &[
         help: "the disk's size, where it is not given otherwise",
     },
 ];
-
-/// When the host's space is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Preallocation {
-    Off,
-    Falloc,
-    Full,
-}
 
 impl WritableFormat for Raw {
     fn options(&self) -> &'static [OptionSpec] {
@@ -84,12 +77,8 @@ impl WritableFormat for Raw {
             to.write_zeros(0, size)
                 .map_err(|source| failed("zero", source))?;
         }
-        match preallocation {
-            Preallocation::Off => {}
-            Preallocation::Falloc => to
-                .allocate(0, size)
-                .map_err(|source| failed("allocate", source))?,
-            Preallocation::Full => fill_with_zeros(&*to, size)?,
+        if let Some(how) = preallocation {
+            preallocate(&*to, 0, size, how)?;
         }
         Ok(Box::new(Writer { storage: to, size }))
     }
@@ -116,10 +105,8 @@ impl SequentialFormat for Raw {
         _data: Option<&[Range<u64>]>,
     ) -> Result<Box<dyn ImageWriter>> {
         match Plan::of(what)?.preallocation {
-            Preallocation::Off => self.create(to, &NoParts, what),
-            Preallocation::Falloc | Preallocation::Full => {
-                Err(Error::unsupported(FORMAT, "preallocation in a stream"))
-            }
+            None => self.create(to, &NoParts, what),
+            Some(_) => Err(Error::unsupported(FORMAT, "preallocation in a stream")),
         }
     }
 
@@ -135,7 +122,8 @@ impl SequentialFormat for Raw {
 /// What is asked for, found sound.
 struct Plan {
     size: u64,
-    preallocation: Preallocation,
+    /// When the host's space is taken, if at once.
+    preallocation: Option<Preallocation>,
 }
 
 impl Plan {
@@ -148,9 +136,9 @@ impl Plan {
             return Err(Error::unsupported(FORMAT, "compression"));
         }
         let preallocation = match what.options.text("preallocation") {
-            None | Some("off") => Preallocation::Off,
-            Some("falloc") => Preallocation::Falloc,
-            Some("full") => Preallocation::Full,
+            None | Some("off") => None,
+            Some("falloc") => Some(Preallocation::Reserved),
+            Some("full") => Some(Preallocation::Full),
             Some(_) => {
                 return Err(Error::invalid_option(
                     FORMAT,
@@ -169,11 +157,22 @@ impl Plan {
     }
 }
 
-fn fill_with_zeros(storage: &dyn StorageMut, size: u64) -> Result<()> {
+/// Takes the host's space for a range that reads as zeros.
+fn preallocate(storage: &dyn StorageMut, offset: u64, len: u64, how: Preallocation) -> Result<()> {
+    match how {
+        Preallocation::Metadata => Err(Error::unsupported(FORMAT, "preallocation=metadata")),
+        Preallocation::Reserved => storage
+            .allocate(offset, len)
+            .map_err(|source| storage.failed("allocate", offset, len, source)),
+        Preallocation::Full => fill_with_zeros(storage, offset, len),
+    }
+}
+
+fn fill_with_zeros(storage: &dyn StorageMut, offset: u64, len: u64) -> Result<()> {
     let zeros = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < size {
-        let part = usize::try_from(size - at)
+    let (mut at, end) = (offset, offset + len);
+    while at < end {
+        let part = usize::try_from(end - at)
             .unwrap_or(usize::MAX)
             .min(zeros.len());
         storage
@@ -287,6 +286,24 @@ impl BlockWriter for Editor {
         self.flush()
     }
 
+    /// Only what the host holds nothing for is zeros for certain, and takes space.
+    fn preallocate(&self, offset: u64, len: u64, how: Preallocation) -> Result<()> {
+        check_range(self.size(), offset, len)?;
+        if how != Preallocation::Full {
+            return preallocate(&*self.storage, offset, len, how);
+        }
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let extent = self.extent_at(at)?.clip(at, end);
+            if extent.kind.reads_as_zeros() {
+                preallocate(&*self.storage, at, extent.len, how)?;
+            }
+            at = extent.end();
+        }
+        Ok(())
+    }
+
     fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
         None
     }
@@ -295,6 +312,10 @@ impl BlockWriter for Editor {
         self.storage
             .sync()
             .map_err(|source| self.storage.failed("sync", 0, 0, source))
+    }
+
+    fn close(&self) -> Result<()> {
+        self.flush()
     }
 }
 
@@ -365,6 +386,11 @@ mod tests {
         );
         assert!(editor.write_at(&[0; 2], 2047).is_err());
         editor.resize(4096).unwrap();
+        let full = Preallocation::Full;
+        editor.preallocate(2048, 2048, full).unwrap();
+        assert!(editor.preallocate(4096, 1, full).is_err());
+        let metadata = Preallocation::Metadata;
+        assert!(editor.preallocate(2048, 1, metadata).is_err());
         editor.write_at(&[3; 2], 4094).unwrap();
         assert_eq!((editor.size(), memory.to_vec().len()), (4096, 4096));
     }

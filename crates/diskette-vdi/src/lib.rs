@@ -22,8 +22,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OverlayFormat,
-    RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, BitmapFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened,
+    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -72,6 +72,10 @@ impl Format for Vdi {
     }
 
     fn amendable(&self) -> Option<&dyn AmendableFormat> {
+        None
+    }
+
+    fn bitmaps(&self) -> Option<&dyn BitmapFormat> {
         None
     }
 }

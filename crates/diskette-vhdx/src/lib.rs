@@ -39,8 +39,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OverlayFormat,
-    RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, BitmapFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened,
+    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 use crate::image::Image;
@@ -108,6 +108,10 @@ impl Format for Vhdx {
     }
 
     fn amendable(&self) -> Option<&dyn AmendableFormat> {
+        None
+    }
+
+    fn bitmaps(&self) -> Option<&dyn BitmapFormat> {
         None
     }
 }

@@ -36,8 +36,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OverlayFormat,
-    RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, BitmapFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened,
+    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -81,6 +81,10 @@ impl Format for Vmdk {
     }
 
     fn amendable(&self) -> Option<&dyn AmendableFormat> {
+        None
+    }
+
+    fn bitmaps(&self) -> Option<&dyn BitmapFormat> {
         None
     }
 }

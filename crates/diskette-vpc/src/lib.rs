@@ -24,8 +24,8 @@ mod write;
 use std::sync::Arc;
 
 use diskette_core::{
-    AmendableFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened, OptionSpec,
-    OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
+    AmendableFormat, BitmapFormat, CheckableFormat, Ends, Format, Match, OpenContext, Opened,
+    OptionSpec, OverlayFormat, RepairableFormat, Result, SnapshotFormat, Storage, WritableFormat,
 };
 
 /// The name by which this format is known.
@@ -78,6 +78,10 @@ impl Format for Vpc {
     }
 
     fn amendable(&self) -> Option<&dyn AmendableFormat> {
+        None
+    }
+
+    fn bitmaps(&self) -> Option<&dyn BitmapFormat> {
         None
     }
 }

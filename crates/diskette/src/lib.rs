@@ -30,6 +30,7 @@
 //! | make an image without data | [`create`] |
 //! | write into an image that exists | [`edit`], [`Conversion::write_into`] |
 //! | bring an overlay down into its base, put it over another, change its options | [`Commit`], [`Rebase`], [`amend`] |
+//! | change or read persistent bitmaps | [`edit_bitmaps`], [`open_bitmap`] |
 //! | see what is allocated where | [`map`](map()) |
 //! | find what is inconsistent, and mend it | [`check`](check()), [`repair`] |
 //! | know how large a new image will be | [`measure`] |
@@ -78,6 +79,7 @@
 //! | `mmap` | files mapped into memory, on the caller's word that nobody changes them |
 
 mod appliance;
+mod bitmaps;
 mod check;
 mod container;
 mod formats;
@@ -107,6 +109,7 @@ pub use diskette_storage as storage;
 pub use diskette_s3::{S3Upload, is_address as is_s3_address};
 
 pub use appliance::Appliance;
+pub use bitmaps::{edit_bitmaps, open_bitmap};
 pub use check::{check, repair};
 pub use container::{ContainerReport, DiskReport, inspect_container, is_container};
 pub use formats::{open_options, registry};

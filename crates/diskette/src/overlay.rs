@@ -96,7 +96,7 @@ impl Commit<'_> {
         engine.backing_size = Some(old_size);
         let above = UpperLayers::new(chain, count, base, old_size);
         convert_into(&above, base, &engine)?;
-        base.flush()
+        base.close()
     }
 
     /// How many layers lie above the one that is meant.
@@ -220,7 +220,7 @@ impl Rebase<'_> {
         options.control = self.control;
         options.shared_depth = new.and_then(|new| shared_depth(chain, new));
         copy_differences(chain, new.map(|new| new as _), target, &options)?;
-        target.flush()
+        target.close()
     }
 
     fn open_new(&self, path: &Path, options: &OpenOptions) -> Result<Option<Chain>> {

@@ -138,7 +138,7 @@ impl<'a> Conversion<'a> {
             },
         )?;
         convert_into(source, &*target, &self.engine)?;
-        target.flush()
+        target.close()
     }
 }
 

@@ -112,7 +112,7 @@ pub(crate) fn run(args: &Bench) -> Outcome {
             drain: !args.no_drain,
         };
         let taken = engine::bench(&load, requests)?;
-        disk.flush()?;
+        disk.close()?;
         taken
     } else {
         let disk = diskette::open_with(path, &options)?;

@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Nbd) -> Outcome {
         let _ = fs::remove_file(path);
     }
     if let Disk::Writable(disk) = disk {
-        disk.flush()?;
+        disk.close()?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -54,6 +54,7 @@ pub(crate) fn run(args: &Resize) -> Outcome {
         )));
     }
     disk.resize(wanted)?;
+    disk.close()?;
     if !args.quiet {
         writeln!(io::stdout(), "Image resized.")?;
     }

@@ -80,6 +80,7 @@ pub(crate) fn run(args: &Snapshot) -> Outcome {
     if let Some(snapshot) = &args.delete {
         snapshots.delete(snapshot)?;
     }
+    disk.close()?;
     Ok(ExitCode::SUCCESS)
 }
 

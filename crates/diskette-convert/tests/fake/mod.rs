@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use diskette_core::{
     BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, HostOffset, ImageWriter,
-    Packed, Packer, Result, Run, Skipped, SnapshotWriter, Storage, StorageMut,
+    Packed, Packer, Preallocation, Result, Run, Skipped, SnapshotWriter, Storage, StorageMut,
 };
 
 pub const KIB: u64 = 1 << 10;
@@ -395,11 +395,19 @@ impl BlockWriter for Writable {
         unreachable!("a conversion keeps the disk's size")
     }
 
+    fn preallocate(&self, _offset: u64, _len: u64, _how: Preallocation) -> Result<()> {
+        unreachable!("a conversion places what it writes")
+    }
+
     fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
         None
     }
 
     fn flush(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn close(&self) -> Result<()> {
+        self.flush()
     }
 }

@@ -26,8 +26,8 @@ pub use self::used::UsedUnits;
 use self::filling::{Content, Filling};
 use crate::reader::check_range;
 use crate::{
-    BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, HostOffset, Result,
-    SnapshotWriter, StorageExt, StorageMut,
+    BlockReader, BlockReaderExt, BlockWriter, Error, Extent, ExtentKind, HostOffset, Preallocation,
+    Result, SnapshotWriter, StorageExt, StorageMut,
 };
 
 /// What a format knows of the blocks of an image that is being changed. All changes stay in memory until they are stored.
@@ -432,6 +432,10 @@ impl<T: BlockTable> BlockWriter for BlockEditor<T> {
         self.flush()
     }
 
+    fn preallocate(&self, _offset: u64, _len: u64, _how: Preallocation) -> Result<()> {
+        Err(Error::unsupported(self.look().format(), "preallocation"))
+    }
+
     fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
         None
     }
@@ -444,6 +448,10 @@ impl<T: BlockTable> BlockWriter for BlockEditor<T> {
         self.storage
             .sync()
             .map_err(|source| self.storage.failed("sync", 0, 0, source))
+    }
+
+    fn close(&self) -> Result<()> {
+        Self::close(self)
     }
 }
 

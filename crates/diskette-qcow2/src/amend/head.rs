@@ -19,7 +19,7 @@ use crate::header::Header;
 use crate::{FORMAT, spec};
 
 /// The first cluster of an image, to be changed.
-pub(super) struct Head<'a> {
+pub(crate) struct Head<'a> {
     storage: &'a dyn StorageMut,
     cluster_len: usize,
     old: Vec<u8>,
@@ -35,7 +35,7 @@ pub(super) struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    pub(super) fn read(storage: &'a dyn StorageMut, limits: &Limits) -> Result<Self> {
+    pub(crate) fn read(storage: &'a dyn StorageMut, limits: &Limits) -> Result<Self> {
         let header = Header::read(storage, limits)?;
         let mut old = vec![0; header.geometry.cluster_len()];
         storage.read_padded(&mut old, 0)?;
@@ -68,14 +68,14 @@ impl<'a> Head<'a> {
         })
     }
 
-    pub(super) fn change_fields(&mut self, change: impl FnOnce(&mut spec::Header)) {
+    pub(crate) fn change_fields(&mut self, change: impl FnOnce(&mut spec::Header)) {
         let mut fields = fixed(&self.fields);
         change(&mut fields);
         self.fields[..size_of::<spec::Header>()].copy_from_slice(fields.as_bytes());
     }
 
     /// What version 3 adds. Bytes behind it that we know nothing of stay.
-    pub(super) fn change_version_3(&mut self, change: impl FnOnce(&mut spec::HeaderV3)) {
+    pub(crate) fn change_version_3(&mut self, change: impl FnOnce(&mut spec::HeaderV3)) {
         let mut fields = version_3(&self.fields);
         change(&mut fields);
         let there = self.fields.len().min(spec::HEADER_V3_FULL_LEN as usize);
@@ -86,22 +86,31 @@ impl<'a> Head<'a> {
     }
 
     /// Gives the fields another length, and puts zeros where there were none.
-    pub(super) fn resize_fields(&mut self, len: u32) {
+    pub(crate) fn resize_fields(&mut self, len: u32) {
         self.fields.resize(len as usize, 0);
     }
 
-    pub(super) fn add_extension(&mut self, kind: u32, data: Vec<u8>) {
+    /// Where there is one of this kind and about this length it is changed where it lies.
+    pub(crate) fn set_extension(&mut self, kind: u32, data: Vec<u8>) {
+        let known = self.records.iter_mut().find(|(other, _)| *other == kind);
+        match known {
+            Some((_, old)) if old.len().div_ceil(8) == data.len().div_ceil(8) => *old = data,
+            _ => self.add_extension(kind, data),
+        }
+    }
+
+    pub(crate) fn add_extension(&mut self, kind: u32, data: Vec<u8>) {
         self.remove_extension(kind);
         self.records.push((kind, data));
     }
 
-    pub(super) fn remove_extension(&mut self, kind: u32) {
+    pub(crate) fn remove_extension(&mut self, kind: u32) {
         self.records.retain(|(other, _)| *other != kind);
     }
 
     /// Names another image below. The format's name stays where there is no image below any more: it does no harm, and
     /// without it all others would have to move.
-    pub(super) fn set_backing(&mut self, backing: Option<&BackingImage>) -> Result<()> {
+    pub(crate) fn set_backing(&mut self, backing: Option<&BackingImage>) -> Result<()> {
         self.name = backing.map(|backing| backing.target.clone());
         let Some(backing) = backing else {
             return Ok(());
@@ -113,18 +122,12 @@ impl<'a> Head<'a> {
         if format.len() > spec::BACKING_FORMAT_LEN_MAX as usize {
             return Err(too_long("backing_fmt"));
         }
-        let data = format.as_bytes().to_vec();
-        let kind = spec::EXTENSION_BACKING_FORMAT;
-        let known = self.records.iter_mut().find(|(other, _)| *other == kind);
-        match known {
-            Some((_, old)) if old.len().div_ceil(8) == data.len().div_ceil(8) => *old = data,
-            _ => self.add_extension(kind, data),
-        }
+        self.set_extension(spec::EXTENSION_BACKING_FORMAT, format.as_bytes().to_vec());
         Ok(())
     }
 
     /// Writes it, in the order that is told above.
-    pub(super) fn write(mut self) -> Result<()> {
+    pub(crate) fn write(mut self) -> Result<()> {
         let end = self.fields.len() + self.extensions().len();
         let name = self.place_of_name(end)?;
         self.change_fields(|fields| {

@@ -8,3 +8,5 @@ mod options;
 mod slots;
 mod version;
 mod widths;
+
+pub(crate) use self::head::Head;

@@ -11,6 +11,7 @@ use zerocopy::big_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::allocator::Allocator;
+use super::bitmaps::Bitmaps;
 use super::cache::{ClusterCache, sync, write, write_zeros};
 use super::files::{DataFile, Files};
 use super::lazy::LazyRefcounts;
@@ -30,13 +31,14 @@ pub(super) struct Image {
     pub(super) size: u64,
     lazy: Option<LazyRefcounts>,
     /// Autoclear features that are still set.
-    autoclear: u64,
+    pub(super) autoclear: u64,
     pub(super) l1: Vec<U64>,
     pub(super) l1_offset: u64,
     /// Entries of L1 that are to be written: the first, and the one behind the last.
     pub(super) l1_dirty: Option<(usize, usize)>,
     pub(super) l2: ClusterCache,
     pub(super) allocator: Allocator,
+    pub(super) bitmaps: Bitmaps,
     /// Held for reading while clusters are read or written without a lock on the image. Who takes it whole knows that nobody
     /// reads or writes a cluster that was given up.
     io: Arc<RwLock<()>>,
@@ -63,6 +65,10 @@ impl Image {
                 allocator.protect(offset, geometry.cluster_size());
             }
         }
+        let bitmaps = Bitmaps::open(&*storage, &header, cx.limits)?;
+        for (offset, len) in bitmaps.tables() {
+            allocator.protect(offset, len);
+        }
         let data_file = data_file(&*storage, &header, cx)?;
         let sealed = sealed(&storage, data_file.as_ref(), &header, cx)?;
         Ok(Self {
@@ -84,6 +90,7 @@ impl Image {
             l1_dirty: None,
             l2: ClusterCache::new(geometry.cluster_len(), cx.limits.cache_bytes),
             allocator,
+            bitmaps,
             io,
             limits: cx.limits.clone(),
         })
@@ -105,20 +112,29 @@ impl Image {
 
     /// What has to be done before anything is changed.
     pub(super) fn prepare(&mut self) -> Result<()> {
-        let kept = match &self.files.data_file {
+        let mut kept = match &self.files.data_file {
             Some(data_file) if data_file.is_raw => spec::AUTOCLEAR_DATA_FILE_RAW,
             _ => 0,
         };
+        if self.bitmaps.are_there() {
+            kept |= spec::AUTOCLEAR_BITMAPS;
+        }
         if self.autoclear & !kept != 0 {
             // What we do not keep up is no longer true.
-            let word = U64::new(self.autoclear & kept);
-            write(&*self.files.storage, AUTOCLEAR_FEATURES, word.as_bytes())?;
-            sync(&*self.files.storage)?;
-            self.autoclear = word.get();
+            self.write_autoclear(self.autoclear & kept)?;
         }
         if self.l2.is_full() || self.allocator.is_full() {
             self.commit()?;
         }
+        Ok(())
+    }
+
+    /// Sets the autoclear features, on stable storage.
+    pub(super) fn write_autoclear(&mut self, word: u64) -> Result<()> {
+        let bytes = U64::new(word);
+        write(&*self.files.storage, AUTOCLEAR_FEATURES, bytes.as_bytes())?;
+        sync(&*self.files.storage)?;
+        self.autoclear = word;
         Ok(())
     }
 
@@ -203,6 +219,7 @@ impl Image {
         for run in freed {
             for offset in run.clone().step_by(self.geometry.cluster_len()) {
                 self.l2.forget(offset);
+                self.bitmaps.forget(offset);
             }
             // The last cluster may be short.
             let end = run.end.min(file_size / cluster_size * cluster_size);
@@ -213,9 +230,10 @@ impl Image {
         Ok(())
     }
 
-    /// Writes all that is still to be written, refcounts that were put off among it.
+    /// Writes all that is still to be written, refcounts that were put off and bitmaps among it.
     pub(super) fn close(&mut self) -> Result<()> {
         self.commit()?;
+        self.store_bitmaps()?;
         let storage = self.storage();
         match &mut self.lazy {
             Some(lazy) if lazy.is_marked => {

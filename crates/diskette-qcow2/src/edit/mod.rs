@@ -14,6 +14,7 @@
 //! looked it up before is still at it.
 
 mod allocator;
+mod bitmaps;
 mod cache;
 mod cluster;
 mod files;
@@ -31,10 +32,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use diskette_core::{
-    BlockReader, BlockWriter, Extent, NewSnapshot, OpenContext, Result, SnapshotInfo,
-    SnapshotWriter, StorageMut, check_range,
+    BlockReader, BlockWriter, Extent, NewSnapshot, OpenContext, Preallocation, Result,
+    SnapshotInfo, SnapshotWriter, StorageMut, check_range,
 };
 
+pub(crate) use self::bitmaps::edit_bitmaps;
 pub(crate) use self::cache::{sync, write, write_zeros};
 use self::files::Files;
 use self::image::Image;
@@ -49,6 +51,7 @@ pub(crate) fn open(
     let image = Image::open(storage, below, Arc::clone(&io), cx)?;
     Ok(Box::new(Editor {
         size: AtomicU64::new(image.size),
+        tracks_writes: image.bitmaps.track_writes(),
         files: image.files.clone(),
         image: Mutex::new(image),
         io,
@@ -71,6 +74,8 @@ pub(crate) fn empty(storage: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Resul
 #[derive(Debug)]
 struct Editor {
     size: AtomicU64,
+    /// Whether there are bitmaps that are to learn of what is written.
+    tracks_writes: bool,
     files: Files,
     image: Mutex<Image>,
     /// Held by who reads or writes a cluster without the lock. It is taken with the lock held, and nobody who has it waits for
@@ -98,6 +103,19 @@ impl Editor {
         let done = done?;
         image.flush()?;
         Ok(done)
+    }
+
+    /// What has to be done before a range is written.
+    fn prepare(&self, offset: u64, len: u64) -> Result<()> {
+        check_range(self.size(), offset, len)?;
+        if !self.tracks_writes {
+            return Ok(());
+        }
+        let mut image = self.lock();
+        // The disk may have become smaller.
+        check_range(image.size, offset, len)?;
+        image.prepare()?;
+        image.note_dirty(&(offset..offset + len))
     }
 
     fn write_some(&self, buf: &[u8], offset: u64) -> Result<usize> {
@@ -145,7 +163,7 @@ impl BlockReader for Editor {
 
 impl BlockWriter for Editor {
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        check_range(self.size(), offset, buf.len() as u64)?;
+        self.prepare(offset, buf.len() as u64)?;
         let mut rest = buf;
         let mut at = offset;
         while !rest.is_empty() {
@@ -157,7 +175,7 @@ impl BlockWriter for Editor {
     }
 
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
-        check_range(self.size(), offset, len)?;
+        self.prepare(offset, len)?;
         let end = offset + len;
         let mut at = offset;
         while at < end {
@@ -170,7 +188,7 @@ impl BlockWriter for Editor {
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        check_range(self.size(), offset, len)?;
+        self.prepare(offset, len)?;
         let end = offset + len;
         let mut at = offset;
         while at < end {
@@ -186,12 +204,26 @@ impl BlockWriter for Editor {
         self.change(&mut self.lock(), |image| image.resize(size))
     }
 
+    fn preallocate(&self, offset: u64, len: u64, how: Preallocation) -> Result<()> {
+        let _ = (offset, len, how);
+        Err(diskette_core::Error::unsupported(
+            crate::FORMAT,
+            "preallocation",
+        ))
+    }
+
     fn snapshots(&self) -> Option<&dyn SnapshotWriter> {
         Some(self)
     }
 
     fn flush(&self) -> Result<()> {
         self.lock().flush()
+    }
+
+    fn close(&self) -> Result<()> {
+        let mut image = self.lock();
+        image.close()?;
+        image.flush()
     }
 }
 

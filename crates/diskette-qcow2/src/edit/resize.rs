@@ -22,15 +22,20 @@ impl Image {
             "a disk so large in clusters so small"
         } else if !self.version_3 && header.snapshot_count > 0 {
             "another size for an image of version 2 with snapshots"
-        } else if header.extensions.bitmaps.is_some() {
-            "another size for an image with bitmaps"
         } else {
             self.prepare()?;
             self.wait_for_others();
-            return match size < self.size {
+            let old = self.size;
+            self.mark_for_resize(size)?;
+            let resized = match size < old {
                 true => self.shrink(size),
                 false => self.grow(size),
             };
+            let resized = resized.and_then(|()| self.resize_bitmaps(old));
+            if resized.is_err() {
+                self.bitmaps.abandon();
+            }
+            return resized;
         };
         Err(Error::unsupported(FORMAT, why))
     }

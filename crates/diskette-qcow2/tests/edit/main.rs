@@ -1,6 +1,7 @@
 //! Images that exist are changed: held against disks in memory, against qemu-img and qemu-io, and cut off by crashes.
 
 mod amended;
+mod bitmaps;
 mod crash;
 #[path = "../write/driver.rs"]
 #[allow(dead_code, reason = "shared with the tests of new images")]
