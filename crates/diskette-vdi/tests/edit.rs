@@ -57,6 +57,7 @@ impl Image {
             below,
             block,
             most: if grows { room.min(20) * block } else { 0 },
+            may_leak: false,
         }
     }
 
@@ -68,6 +69,7 @@ impl Image {
             below: self.below.as_deref(),
             granule: self.block,
             most: self.most,
+            may_leak: false,
         }
     }
 }
@@ -132,6 +134,7 @@ fn images_are_changed_by_turns_with_qemu() {
             below: None,
             granule: MIB,
             most: 0,
+            may_leak: false,
         };
         live(&subject, seed, 6, 40, Some((folder.path(), "disk.vdi")));
     }

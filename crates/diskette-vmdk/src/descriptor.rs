@@ -54,7 +54,9 @@ pub(crate) struct ExtentLine {
 /// What a guest may do with an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Read, at least.
+    /// Read and write.
+    Write,
+    /// Read.
     Read,
     /// Nothing.
     None,
@@ -204,7 +206,8 @@ impl ExtentLine {
         };
         let (word, rest) = next_word(line);
         let access = match word.to_ascii_uppercase().as_str() {
-            "RW" | "RDONLY" => Access::Read,
+            "RW" => Access::Write,
+            "RDONLY" => Access::Read,
             "NOACCESS" => Access::None,
             _ if looks_like_extent(rest) => return malformed("not with RW, RDONLY or NOACCESS"),
             _ => return Ok(None),

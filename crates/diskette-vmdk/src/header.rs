@@ -25,6 +25,10 @@ pub(crate) struct Header {
     pub overhead: u64,
     /// Whether grains are compressed, with markers.
     pub compressed: bool,
+    /// The version by which it was written.
+    pub version: u32,
+    /// Whether an entry of 1 is a grain of zeros for all readers.
+    pub zeroed_grain: bool,
     /// Whether the extent was not closed.
     pub unclean: bool,
     /// Where the header itself lies: more than 0 for a footer.
@@ -125,6 +129,8 @@ impl Header {
             redundant_directory,
             overhead: field("overHead", 64, raw.overhead).of_sectors()?,
             compressed,
+            version: raw.version.get(),
+            zeroed_grain: raw.flags.get() & spec::flags::ZEROED_GRAIN != 0,
             unclean: raw.unclean_shutdown != 0,
             at,
         })

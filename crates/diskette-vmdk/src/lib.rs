@@ -1,14 +1,14 @@
 //! VMDK, VMware's disk images.
 //!
-//! | what | read | made anew |
-//! | --- | --- | --- |
-//! | monolithicSparse, twoGbMaxExtentSparse | yes | yes |
-//! | streamOptimized | yes: VMware's, open-vmdk's and qemu-img's layouts; without a footer by a scan | yes, in VMware's |
-//! | monolithicFlat, twoGbMaxExtentFlat | yes | yes |
-//! | vmfs and its aliases | yes | no |
-//! | vmfsSparse (COWD), seSparse | yes, if the seSparse journal is empty | no |
-//! | delta links | yes, over a parent with the right CID | yes, but for flat ones and streams |
-//! | raw devices (fullDevice, vmfsRDM ...), vSAN and vVol objects, encryption | refused by name | no |
+//! | what | read | made anew | changed |
+//! | --- | --- | --- | --- |
+//! | monolithicSparse, twoGbMaxExtentSparse | yes | yes | yes |
+//! | streamOptimized | yes: VMware's, open-vmdk's and qemu-img's layouts; without a footer by a scan | yes, in VMware's | no |
+//! | monolithicFlat, twoGbMaxExtentFlat | yes | yes | yes |
+//! | vmfs and its aliases | yes | no | yes |
+//! | vmfsSparse (COWD), seSparse | yes, if the seSparse journal is empty | no | no |
+//! | delta links | yes, over a parent with the right CID | yes, but for flat ones and streams | sparse ones |
+//! | raw devices (fullDevice, vmfsRDM ...), vSAN and vVol objects, encryption | refused by name | no | |
 //!
 //! A descriptor, which is a text, names the extents that make up the disk, each of its own kind and mostly in a file of
 //! its own; here they are called *parts*. In a hosted sparse extent the descriptor may be embedded: that is an image in
@@ -17,6 +17,7 @@
 mod check;
 mod cowd;
 mod descriptor;
+mod edit;
 mod flat;
 mod grains;
 mod header;
@@ -31,6 +32,7 @@ mod sesparse;
 mod sparse;
 mod spec;
 mod stream;
+mod uses;
 mod write;
 
 use std::sync::Arc;
@@ -69,7 +71,7 @@ impl Format for Vmdk {
     }
 
     fn repairable(&self) -> Option<&dyn RepairableFormat> {
-        None
+        Some(self)
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotFormat> {

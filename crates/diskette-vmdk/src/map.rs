@@ -1,6 +1,6 @@
 //! From a guest offset to the part that holds it, and to an extent there.
 
-use diskette_core::{Extent, ExtentKind, HostOffset, Result};
+use diskette_core::{Extent, Result};
 
 use crate::flat::Flat;
 use crate::grains::Grains;
@@ -95,7 +95,7 @@ impl Part {
         Ok(Extent {
             offset: self.start.saturating_add(extent.offset),
             len: extent.len,
-            kind: in_file(extent.kind, self.file),
+            kind: extent.kind.in_files(|_| self.file),
         })
     }
 
@@ -114,18 +114,5 @@ impl Part {
             Kept::Sparse(grains) => grains.compressed,
             Kept::Zero | Kept::Flat(_) | Kept::SeSparse(_) => false,
         }
-    }
-}
-
-/// The same kind, in another of the image's files.
-fn in_file(kind: ExtentKind, file: u16) -> ExtentKind {
-    let moved = |at: HostOffset| HostOffset { file, ..at };
-    match kind {
-        ExtentKind::Data(at) => ExtentKind::Data(moved(at)),
-        ExtentKind::Unwritten(at) => ExtentKind::Unwritten(moved(at)),
-        ExtentKind::Encrypted(at) => ExtentKind::Encrypted(moved(at)),
-        ExtentKind::Compressed { at, len } => ExtentKind::Compressed { at: moved(at), len },
-        ExtentKind::Zero(at) => ExtentKind::Zero(at.map(moved)),
-        ExtentKind::Hole(at) => ExtentKind::Hole(at.map(moved)),
     }
 }

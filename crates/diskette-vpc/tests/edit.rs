@@ -54,6 +54,7 @@ impl Image {
             below: self.below.as_deref(),
             granule: BLOCK,
             most: 0,
+            may_leak: false,
         }
     }
 }
@@ -106,6 +107,7 @@ fn images_are_changed_by_turns_with_qemu() {
             below: None,
             granule: 2 << 20,
             most: 0,
+            may_leak: false,
         };
         live(&subject, seed, 5, 30, Some((folder.path(), "disk.vhd")));
     }

@@ -125,18 +125,6 @@ impl<T: BlockTable> BlockEditor<T> {
         }
     }
 
-    /// Stores what waits, and closes the image, if it was begun.
-    pub fn close(&self) -> Result<()> {
-        let mut table = self.change();
-        if !self.begun.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        table.store()?;
-        table.close()?;
-        self.begun.store(false, Ordering::Release);
-        Ok(())
-    }
-
     // A panic elsewhere while the lock was held leaves a table that can be read: go on.
     fn look(&self) -> RwLockReadGuard<'_, T> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
@@ -451,7 +439,14 @@ impl<T: BlockTable> BlockWriter for BlockEditor<T> {
     }
 
     fn close(&self) -> Result<()> {
-        Self::close(self)
+        let mut table = self.change();
+        if !self.begun.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        table.store()?;
+        table.close()?;
+        self.begun.store(false, Ordering::Release);
+        Ok(())
     }
 }
 

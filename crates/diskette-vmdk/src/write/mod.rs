@@ -21,7 +21,7 @@ use diskette_core::{
     OptionSpec, Rehearsal, Result, SequentialFormat, StorageExt, StorageMut, WritableFormat,
 };
 
-use crate::{FORMAT, Vmdk};
+use crate::{FORMAT, Vmdk, edit};
 use flat::Flat;
 use header::GRAIN;
 use options::{OPTIONS, Settings, Subformat};
@@ -63,14 +63,11 @@ impl WritableFormat for Vmdk {
 
     fn edit(
         &self,
-        _image: Arc<dyn StorageMut>,
-        _below: Option<Arc<dyn BlockReader>>,
-        _cx: &OpenContext<'_>,
+        image: Arc<dyn StorageMut>,
+        below: Option<Arc<dyn BlockReader>>,
+        cx: &OpenContext<'_>,
     ) -> Result<Box<dyn BlockWriter>> {
-        Err(Error::unsupported(
-            FORMAT,
-            "writing into an image that is there",
-        ))
+        edit::open(image, below, cx)
     }
 }
 

@@ -3,6 +3,7 @@
 mod common;
 mod corpus;
 mod descriptors;
+mod edit;
 mod inconsistent;
 mod mangled;
 mod oracle;
