@@ -115,6 +115,9 @@ pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 /// The external data file is the whole disk by itself.
 pub(crate) const AUTOCLEAR_DATA_FILE_RAW: u64 = 1 << 1;
 
+/// All that are known.
+pub(crate) const AUTOCLEAR_KNOWN: u64 = AUTOCLEAR_BITMAPS | AUTOCLEAR_DATA_FILE_RAW;
+
 /// `compression_type`: raw deflate.
 pub(crate) const COMPRESSION_DEFLATE: u8 = 0;
 /// `compression_type`: Zstandard.

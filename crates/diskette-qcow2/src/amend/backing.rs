@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use diskette_core::{BackingImage, Error, OpenContext, OverlayFormat, Result, StorageMut};
 
-use super::head::Head;
+use super::head::{Head, clear_unknown_autoclear_bits};
 use crate::header::Header;
 use crate::{FORMAT, Qcow2, edit};
 
@@ -21,6 +21,7 @@ impl OverlayFormat for Qcow2 {
         } else if features.data_file_raw() && backing.is_some() {
             "an image below one with a raw data file"
         } else {
+            clear_unknown_autoclear_bits(&*image, cx.limits)?;
             let mut head = Head::read(&*image, cx.limits)?;
             head.set_backing(backing)?;
             return head.write();

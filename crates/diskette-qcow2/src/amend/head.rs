@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use diskette_core::{BackingImage, Error, Limits, Result, StorageExt, StorageMut};
+use zerocopy::big_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::edit::{sync, write};
@@ -102,6 +103,29 @@ impl<'a> Head<'a> {
     pub(crate) fn add_extension(&mut self, kind: u32, data: Vec<u8>) {
         self.remove_extension(kind);
         self.records.push((kind, data));
+    }
+
+    /// Names another data file. Whether that takes another place for what stands behind the name.
+    pub(super) fn set_data_file(&mut self, name: &str) -> bool {
+        let kind = spec::EXTENSION_DATA_FILE;
+        let data = name.as_bytes().to_vec();
+        match self.records.iter_mut().find(|(other, _)| *other == kind) {
+            Some((_, old)) => {
+                let moves = old.len().div_ceil(8) != data.len().div_ceil(8);
+                *old = data;
+                moves
+            }
+            None => {
+                self.records.push((kind, data));
+                false
+            }
+        }
+    }
+
+    /// Takes an extension out, and gives its data.
+    pub(super) fn take_extension(&mut self, kind: u32) -> Option<Vec<u8>> {
+        let mut taken = self.records.extract_if(.., |(other, _)| *other == kind);
+        taken.next().map(|(_, data)| data)
     }
 
     pub(crate) fn remove_extension(&mut self, kind: u32) {
@@ -209,6 +233,22 @@ impl<'a> Head<'a> {
     }
 }
 
+/// Clears the autoclear bits of features that we do not know: what they tell of is no longer kept up.
+pub(super) fn clear_unknown_autoclear_bits(
+    storage: &dyn StorageMut,
+    limits: &Limits,
+) -> Result<()> {
+    let autoclear = Header::read(storage, limits)?.features.autoclear;
+    let known = autoclear & spec::AUTOCLEAR_KNOWN;
+    if known == autoclear {
+        return Ok(());
+    }
+    write(storage, AUTOCLEAR_FEATURES, U64::new(known).as_bytes())?;
+    sync(storage)
+}
+
+/// Where the header has the autoclear features.
+const AUTOCLEAR_FEATURES: u64 = 88;
 /// What a disk writes whole, or not at all.
 const FIRST_SECTOR: usize = 512;
 

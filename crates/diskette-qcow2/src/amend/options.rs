@@ -2,14 +2,18 @@
 
 use std::sync::{Arc, LazyLock};
 
-use diskette_core::{AmendableFormat, Error, OpenContext, OptionSpec, Options, Result, StorageMut};
+use diskette_core::{
+    AmendableFormat, Error, Limits, OpenContext, OptionSpec, Options, Result, SnapshotInfo,
+    Storage, StorageMut,
+};
 use diskette_crypto::luks::slot_option_specs;
 
-use super::head::Head;
+use super::head::{Head, clear_unknown_autoclear_bits};
 use super::slots;
 use super::version::{downgrade, upgrade};
 use super::widths::change_width;
 use crate::header::Header;
+use crate::snapshot::Snapshots;
 use crate::{FORMAT, Qcow2, edit, spec};
 
 impl AmendableFormat for Qcow2 {
@@ -31,11 +35,15 @@ impl AmendableFormat for Qcow2 {
         edit::settle(Arc::clone(&image), cx)?;
         let header = Header::read(&*image, cx.limits)?;
         wanted.expect_possible(&header)?;
+        let version = wanted.version.unwrap_or(header.version);
+        if version < header.version {
+            expect_snapshots_of_version_2(&*image, &header, cx.limits)?;
+        }
+        clear_unknown_autoclear_bits(&*image, cx.limits)?;
         if !of_slots.is_empty() {
             let of_slots: Options = of_slots.into_iter().collect();
             slots::change(Arc::clone(&image), &header, &of_slots, force, cx)?;
         }
-        let version = wanted.version.unwrap_or(header.version);
         if version > header.version {
             upgrade(&*image, cx.limits)?;
         }
@@ -55,6 +63,7 @@ static OPTIONS: LazyLock<Vec<OptionSpec>> =
 
 const OWN_OPTIONS: &[OptionSpec] = &[
     option("compat", "0.10|v2|1.1|v3", "version of the format"),
+    option("data_file", "name", "where the file with the data lies now"),
     option(
         "data_file_raw",
         "off",
@@ -75,12 +84,14 @@ const fn option(name: &'static str, takes: &'static str, help: &'static str) -> 
 }
 
 /// What is to be changed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Wanted {
     version: Option<u32>,
     refcount_order: Option<u32>,
     lazy_refcounts: Option<bool>,
     data_file_raw: Option<bool>,
+    /// The data file's name.
+    data_file: Option<String>,
 }
 
 impl Wanted {
@@ -91,7 +102,6 @@ impl Wanted {
                 "size" => "the disk is resized by whoever knows what lies below",
                 "cluster_size" | "compression_type" | "encryption" | "extended_l2"
                 | "preallocation" => "it is settled when an image is made",
-                "data_file" => "the data file of an image that exists cannot be changed",
                 _ => continue,
             };
             return Err(Error::invalid_option(FORMAT, name, why));
@@ -108,6 +118,7 @@ impl Wanted {
             refcount_order: refcount_order(options)?,
             lazy_refcounts: options.flag(FORMAT, "lazy_refcounts")?,
             data_file_raw: options.flag(FORMAT, "data_file_raw")?,
+            data_file: options.text("data_file").map(str::to_owned),
         })
     }
 
@@ -127,6 +138,13 @@ impl Wanted {
                 "cannot be set on images that exist",
             ));
         }
+        if self.data_file.is_some() && !features.data_file() {
+            let why = "only an image that has a data file can be given another";
+            return Err(invalid("data_file", why));
+        }
+        if self.data_file.as_deref() == Some("") {
+            return Err(invalid("data_file", "empty"));
+        }
         if version >= 3 {
             return Ok(());
         }
@@ -141,15 +159,13 @@ impl Wanted {
             "the image has a data file, subclusters or a compression that version 2 cannot have"
         } else if features.bitmaps() {
             "the image has bitmaps, which version 2 cannot have"
-        } else if header.version >= 3 && header.snapshot_count > 0 {
-            "the image has snapshots, whose zero clusters version 2 cannot have"
         } else {
             return Ok(());
         };
         Err(invalid("compat", why))
     }
 
-    /// The features that are but a bit of the header.
+    /// What is but a bit or a name in the header.
     fn change_features(
         &self,
         old: &Header,
@@ -162,6 +178,9 @@ impl Wanted {
         let raw = self
             .data_file_raw
             .filter(|raw| *raw != old.features.data_file_raw());
+        if let Some(name) = &self.data_file {
+            change_data_file(storage, name, cx.limits)?;
+        }
         if lazy.is_none() && raw.is_none() {
             return Ok(());
         }
@@ -177,6 +196,46 @@ impl Wanted {
             }
         });
         head.write()
+    }
+}
+
+/// Names another data file. Where the name's extension gets another length, the names of the features, which reach beyond
+/// the first sector, are taken out before and put back behind: each step is one write of that sector.
+fn change_data_file(storage: &dyn StorageMut, name: &str, limits: &Limits) -> Result<()> {
+    let mut head = Head::read(storage, limits)?;
+    if !head.set_data_file(name) {
+        return head.write();
+    }
+    let mut head = Head::read(storage, limits)?;
+    let names = head.take_extension(spec::EXTENSION_FEATURE_NAMES);
+    head.write()?;
+    let mut head = Head::read(storage, limits)?;
+    head.set_data_file(name);
+    head.write()?;
+    let Some(names) = names else {
+        return Ok(());
+    };
+    let mut head = Head::read(storage, limits)?;
+    head.add_extension(spec::EXTENSION_FEATURE_NAMES, names);
+    head.write()
+}
+
+/// That the snapshots are such as version 2 can tell of.
+fn expect_snapshots_of_version_2(
+    storage: &dyn Storage,
+    header: &Header,
+    limits: &Limits,
+) -> Result<()> {
+    let snapshots = Snapshots::read(storage, header, limits)?;
+    let fits = |info: &SnapshotInfo| {
+        info.disk_size == header.size && u32::try_from(info.vm_state_size).is_ok()
+    };
+    match snapshots.list.iter().all(|snapshot| fits(&snapshot.info)) {
+        true => Ok(()),
+        false => Err(invalid(
+            "compat",
+            "the image has snapshots of another size, which version 2 cannot have",
+        )),
     }
 }
 

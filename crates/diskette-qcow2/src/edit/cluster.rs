@@ -117,7 +117,7 @@ impl Image {
     }
 
     /// Into a new cluster, with all that the old one stored.
-    fn write_anew(&mut self, found: &Found, part: &[u8], offset: u64) -> Result<()> {
+    pub(super) fn write_anew(&mut self, found: &Found, part: &[u8], offset: u64) -> Result<()> {
         let within = offset - found.start;
         let touched = self.whole_granules(within..within + part.len() as u64);
         let kept = found.subclusters.data_bits() | self.bits(&touched);

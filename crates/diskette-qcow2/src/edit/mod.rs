@@ -250,10 +250,11 @@ pub(crate) fn settle(storage: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Resu
     Image::settle(storage, cx)
 }
 
-/// Makes zero clusters what version 2 has in their place: holes, or data where something lies below.
+/// Makes zero clusters, of snapshots too, what version 2 has in their place: holes, or data where something lies below.
 pub(crate) fn expand_zeros(storage: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Result<()> {
     let mut image = Image::open(storage, Some(Arc::new(Nothing)), Arc::default(), cx)?;
     image.expand_zeros()?;
+    image.expand_zeros_of_snapshots()?;
     image.flush()?;
     image.close()
 }

@@ -91,6 +91,28 @@ impl Image {
         self.commit()
     }
 
+    /// Makes holes or data of all zero clusters of all snapshots, as of those of the disk. Each snapshot stays what it is,
+    /// wherever that is cut off.
+    pub(super) fn expand_zeros_of_snapshots(&mut self) -> Result<()> {
+        let (header, snapshots) = self.read_snapshots()?;
+        self.commit()?;
+        for snapshot in &snapshots.list {
+            let location = snapshot.l1(&header, &self.limits)?;
+            let l1 = self.read_l1(location.offset, location.entries, 0)?;
+            // Its marks may be old ones.
+            let l1 = l1.into_iter().map(shared).collect();
+            let own = std::mem::replace(&mut self.l1, l1);
+            let own_offset = std::mem::replace(&mut self.l1_offset, location.offset);
+            let expanded = self.expand_zeros().and_then(|()| self.commit());
+            self.l1 = own;
+            self.l1_offset = own_offset;
+            self.l1_dirty = None;
+            expanded?;
+        }
+        self.mark_copied()?;
+        self.commit()
+    }
+
     /// Puts another L1 table and another size in place of those that are, by one write, and gives up all that only the old
     /// one led to. What the new one leads to has been counted.
     pub(super) fn replace_l1(&mut self, l1: Vec<U64>, size: u64) -> Result<()> {

@@ -51,31 +51,37 @@ impl Image {
         self.cut_unused_end()
     }
 
-    /// Makes holes of all zero clusters, or data where something lies below.
+    /// Makes holes of all zero clusters that the L1 table leads to, or data where something lies below. Clusters that lie
+    /// behind the disk count, too: they hold a machine's state.
     pub(super) fn expand_zeros(&mut self) -> Result<()> {
         self.prepare()?;
-        let mut at = 0;
-        while at < self.size {
-            if !self.has_table(at) {
-                let coverage = self.geometry.l2_coverage();
-                at = round_down(at, coverage).saturating_add(coverage);
+        let coverage = self.geometry.l2_coverage();
+        for index in 0..self.l1.len() {
+            let start = (index as u64).saturating_mul(coverage);
+            if !self.has_table(start) {
                 continue;
             }
-            let len = self.left_of_cluster(at).min(self.size - at);
-            let found = self.find(at)?;
-            if !found.entry.is_compressed() && found.subclusters == Subclusters::ZEROS {
-                match self.files.below {
-                    // At most a cluster.
-                    Some(_) => self.write_part(&vec![0; usize::try_from(len).unwrap_or(0)], at)?,
-                    None => {
-                        self.set(at, L2Entry::HOLE, Subclusters::HOLES)?;
-                        self.release(found.entry);
-                    }
-                }
+            let clusters =
+                (start..start.saturating_add(coverage)).step_by(self.geometry.cluster_len());
+            for at in clusters {
+                self.expand_zero(at)?;
                 self.prepare()?;
             }
-            at += len;
         }
+        Ok(())
+    }
+
+    fn expand_zero(&mut self, start: u64) -> Result<()> {
+        let found = self.find(start)?;
+        if found.entry.is_compressed() || found.subclusters != Subclusters::ZEROS {
+            return Ok(());
+        }
+        if self.files.below.is_some() {
+            // Not where the old one lies, if it does: a snapshot may have it, too.
+            return self.write_anew(&found, &vec![0; self.geometry.cluster_len()], start);
+        }
+        self.set(start, L2Entry::HOLE, Subclusters::HOLES)?;
+        self.release(found.entry);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Images whose writing is cut off after any operation, the last ones lost or torn: nothing that was flushed is lost, and the
 //! check finds leaks at the most.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use diskette_core::{
@@ -225,7 +226,7 @@ fn expect_snapshot(storage: &Arc<MemoryStorage>, id: &str, disk: &[u8]) {
     assert!(read == disk[..len], "snapshot {id}");
 }
 
-fn cut_off_everywhere(kinds: &[Kind]) {
+fn cut_off_everywhere(name: &str, kinds: &[Kind]) {
     let mut points = 0;
     for (seed, kind) in (1..).zip(kinds) {
         let run = Run::new(kind, seed);
@@ -241,7 +242,9 @@ fn cut_off_everywhere(kinds: &[Kind]) {
         }
         eprintln!("{}: {total} operations", kind.options);
     }
-    eprintln!("{points} crash points");
+    // Told also of a test that passes: what is captured is what the macros print.
+    let told = writeln!(std::io::stderr(), "{name}: {points} crash points");
+    told.expect("a place for what is told");
 }
 
 fn kind(options: &str, size: usize) -> Kind {
@@ -256,25 +259,28 @@ fn kind(options: &str, size: usize) -> Kind {
 
 #[test]
 fn writes_that_are_cut_off_leak_at_the_most() {
-    cut_off_everywhere(&[
-        kind("cluster_size=4k", 100 << 10),
-        kind("cluster_size=512,refcount_bits=64", 60 << 10),
-        kind("cluster_size=512,refcount_bits=1", 60 << 10),
-        kind("cluster_size=16k,extended_l2=on", 160 << 10),
-        kind("cluster_size=4k,lazy_refcounts=on", 100 << 10),
-        kind(
-            "cluster_size=512,lazy_refcounts=on,refcount_bits=64",
-            60 << 10,
-        ),
-        Kind {
-            compressed: true,
-            ..kind("cluster_size=4k", 100 << 10)
-        },
-        Kind {
-            base: 50 << 10,
-            ..kind("cluster_size=4k", 100 << 10)
-        },
-    ]);
+    cut_off_everywhere(
+        "writes_that_are_cut_off_leak_at_the_most",
+        &[
+            kind("cluster_size=4k", 100 << 10),
+            kind("cluster_size=512,refcount_bits=64", 60 << 10),
+            kind("cluster_size=512,refcount_bits=1", 60 << 10),
+            kind("cluster_size=16k,extended_l2=on", 160 << 10),
+            kind("cluster_size=4k,lazy_refcounts=on", 100 << 10),
+            kind(
+                "cluster_size=512,lazy_refcounts=on,refcount_bits=64",
+                60 << 10,
+            ),
+            Kind {
+                compressed: true,
+                ..kind("cluster_size=4k", 100 << 10)
+            },
+            Kind {
+                base: 50 << 10,
+                ..kind("cluster_size=4k", 100 << 10)
+            },
+        ],
+    );
 }
 
 #[test]
@@ -283,18 +289,21 @@ fn encrypted_writes_that_are_cut_off_leak_at_the_most() {
         options: format!("{options}{SEALED}"),
         ..kind("", size)
     };
-    cut_off_everywhere(&[
-        sealed("cluster_size=4k", 100 << 10),
-        sealed("cluster_size=16k,extended_l2=on", 160 << 10),
-        Kind {
-            base: 50 << 10,
-            ..sealed("cluster_size=4k", 100 << 10)
-        },
-        Kind {
-            whole_life: true,
-            ..sealed("cluster_size=4k", 60 << 10)
-        },
-    ]);
+    cut_off_everywhere(
+        "encrypted_writes_that_are_cut_off_leak_at_the_most",
+        &[
+            sealed("cluster_size=4k", 100 << 10),
+            sealed("cluster_size=16k,extended_l2=on", 160 << 10),
+            Kind {
+                base: 50 << 10,
+                ..sealed("cluster_size=4k", 100 << 10)
+            },
+            Kind {
+                whole_life: true,
+                ..sealed("cluster_size=4k", 60 << 10)
+            },
+        ],
+    );
 }
 
 #[test]
@@ -303,14 +312,17 @@ fn snapshots_and_sizes_that_are_cut_off_lose_nothing() {
         whole_life: true,
         ..kind
     };
-    cut_off_everywhere(&[
-        life(kind("cluster_size=4k", 60 << 10)),
-        life(kind("cluster_size=512,refcount_bits=64", 30 << 10)),
-        life(kind("cluster_size=16k,extended_l2=on", 100 << 10)),
-        life(kind("cluster_size=1k,lazy_refcounts=on", 60 << 10)),
-        life(Kind {
-            compressed: true,
-            ..kind("cluster_size=2k", 60 << 10)
-        }),
-    ]);
+    cut_off_everywhere(
+        "snapshots_and_sizes_that_are_cut_off_lose_nothing",
+        &[
+            life(kind("cluster_size=4k", 60 << 10)),
+            life(kind("cluster_size=512,refcount_bits=64", 30 << 10)),
+            life(kind("cluster_size=16k,extended_l2=on", 100 << 10)),
+            life(kind("cluster_size=1k,lazy_refcounts=on", 60 << 10)),
+            life(Kind {
+                compressed: true,
+                ..kind("cluster_size=2k", 60 << 10)
+            }),
+        ],
+    );
 }

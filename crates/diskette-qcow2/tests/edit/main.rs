@@ -3,6 +3,7 @@
 mod amended;
 mod bitmaps;
 mod crash;
+mod dangers;
 #[path = "../write/driver.rs"]
 #[allow(dead_code, reason = "shared with the tests of new images")]
 mod driver;

@@ -316,6 +316,8 @@ fn run(kind: &Kind, seed: u64) {
     }
 }
 
+const _: () = assert!(KINDS.len() * SEQUENCES * ACTS >= 10_000);
+
 macro_rules! models {
     ($($name:ident: $index:expr;)*) => {
         $(
