@@ -30,6 +30,10 @@ Examples:
 'diskette COMMAND --help' tells more, with examples."
 )]
 pub(crate) struct Diskette {
+    /// Accepted for qemu-img's sake: nothing is traced
+    #[arg(short = 'T', long, value_name = "TRACE")]
+    trace: Vec<String>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -296,7 +300,7 @@ pub(crate) struct Opening {
     pub(crate) object: Vec<String>,
 
     /// Images are not named, but described: 'driver=qcow2,encrypt.key-secret=ID,file.filename=FILE'
-    #[arg(long)]
+    #[arg(long, visible_alias = "source-image-opts")]
     pub(crate) image_opts: bool,
 
     /// Open what images refer to (backing files, extents, data files) in this folder too, not only in the image's own

@@ -131,10 +131,11 @@ impl Queue<'_> {
         let offset = state.next;
         state.left -= 1;
         state.under_way += 1;
-        // No request but the first may end behind the disk's end.
-        let room = self.size.saturating_sub(self.load.size as u64);
         let next = offset.saturating_add(self.load.step);
-        state.next = next.checked_rem(room).unwrap_or(0);
+        let next = next.checked_rem(self.size).unwrap_or(0);
+        // Only the first request may end behind the disk's end, and fail there.
+        let fits = next.saturating_add(self.load.size as u64) <= self.size;
+        state.next = if fits { next } else { 0 };
         Some(offset)
     }
 
@@ -288,8 +289,15 @@ mod tests {
     #[test]
     fn requests_step_over_the_disk_and_begin_again() {
         let disk = Disk::default();
-        bench(&load(7, 1), writes(&disk, None, true)).unwrap();
-        let expected = [500, 2500, 4500, 6500, 8500, 1500, 3500];
+        let mut odd = load(7, 1);
+        odd.step = 4250;
+        bench(&odd, writes(&disk, None, true)).unwrap();
+        let expected = [500, 4750, 9000, 3250, 7500, 1750, 6000];
+        assert_eq!(*disk.writes.lock().unwrap(), expected);
+        disk.writes.lock().unwrap().clear();
+        odd.step = 4400;
+        bench(&odd, writes(&disk, None, true)).unwrap();
+        let expected = [500, 4900, 0, 4400, 8800, 3200, 7600];
         assert_eq!(*disk.writes.lock().unwrap(), expected);
         assert_eq!(disk.flushes.load(Ordering::SeqCst), 0);
         bench(&load(100, 8), Requests::Reads(&disk)).unwrap();

@@ -64,10 +64,6 @@ const CANNOT_READ: u8 = 4;
 pub(crate) fn run(args: &Compare) -> Outcome {
     let left = args.open(&args.filename1, args.a_format.as_deref())?;
     let right = args.open(&args.filename2, args.b_format.as_deref())?;
-    let sizes_differ = left.size() != right.size();
-    if sizes_differ && !args.strict {
-        args.say("Warning: Image size mismatch!")?;
-    }
     let progress = progress::Meter::new(args.work.progress && !args.quiet);
     let mut options = CompareOptions::default();
     options.strict = args.strict;
@@ -78,7 +74,14 @@ pub(crate) fn run(args: &Compare) -> Outcome {
         Ok(Comparison::Identical) => progress.complete(),
         Ok(_) | Err(_) => progress.end(),
     }
-    match compared.map_err(failure)? {
+    let compared = compared.map_err(failure)?;
+    // What both have is compared first: of the sizes is told where it holds the same.
+    let common = left.size().min(right.size());
+    let differs_within = matches!(compared, Comparison::ContentDiffers(offset) if offset < common);
+    if left.size() != right.size() && !args.strict && !differs_within {
+        args.say("Warning: Image size mismatch!")?;
+    }
+    match compared {
         Comparison::Identical => {
             args.say("Images are identical.")?;
             return Ok(ExitCode::SUCCESS);

@@ -45,7 +45,7 @@ pub(crate) struct Snapshot {
     #[arg(short, long, group = "act", value_name = "SNAPSHOT")]
     delete: Option<String>,
 
-    /// Print nothing but errors
+    /// Print nothing but errors, and the list where it is asked for
     #[arg(short, long)]
     quiet: bool,
 
@@ -57,11 +57,9 @@ pub(crate) fn run(args: &Snapshot) -> Outcome {
     let (path, options) = args.opening.image(&args.filename, args.format.as_deref())?;
     if args.create.is_none() && args.apply.is_none() && args.delete.is_none() {
         let image = diskette::inspect(&path, options)?;
-        if !args.quiet {
-            let mut out = io::stdout().lock();
-            report::print_snapshots(&mut out, &image.info.snapshots)?;
-            out.flush()?;
-        }
+        let mut out = io::stdout().lock();
+        report::print_snapshots(&mut out, &image.info.snapshots)?;
+        out.flush()?;
         return Ok(ExitCode::SUCCESS);
     }
     let disk = diskette::edit(&path, &options)?;
