@@ -2,7 +2,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use diskette_core::MIB;
 use sha2::{Digest, Sha256};
 
 use crate::pack::Slot;
@@ -58,9 +57,9 @@ impl Passing {
     }
 
     fn zeros_up_to(&mut self, end: u64) {
-        static ZEROS: [u8; MIB as usize] = [0; MIB as usize];
+        static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
         while self.at < end {
-            let len = (end - self.at).min(MIB);
+            let len = (end - self.at).min(ZEROS.len() as u64);
             self.sha256.update(&ZEROS[..crate::pack::usize_of(len)]);
             self.at += len;
         }

@@ -38,9 +38,10 @@ fn authorities(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
     let text = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
     let mut found = Vec::new();
     for item in parse_pem(&text) {
-        match item.map_err(|error| failed(error.to_string()))? {
-            PemItem::Certificate(certificate) => found.push(certificate),
-            _ => {}
+        if let PemItem::Certificate(certificate) =
+            item.map_err(|error| failed(error.to_string()))?
+        {
+            found.push(certificate);
         }
     }
     match found.is_empty() {
