@@ -1,10 +1,19 @@
 //! The HTTP interface: routes, their description, and the layers around them.
 
+mod actions;
+mod aliases;
+mod data;
+mod events;
+mod export;
+mod images;
+mod imports;
+mod shared;
 mod system;
 mod tokens;
+mod uploads;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::HeaderName;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -12,12 +21,16 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetReques
 use tower_http::trace::TraceLayer;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 use crate::problem::{self, NOT_FOUND, Problem};
 use crate::state::Shared;
-use crate::{metrics, origin};
+use crate::{compat, metrics, origin};
+
+pub(crate) use data::{Stored, blocking, verified};
+pub(crate) use shared::{Key, etag, expect_unchanged, json, prefers_async};
+pub(crate) use uploads::begin as begin_upload;
 
 /// All routes, with their layers.
 pub(crate) fn router(app: Shared) -> Router {
@@ -51,6 +64,27 @@ fn described() -> (Router<Shared>, OpenApi) {
         .routes(routes!(system::about))
         .routes(routes!(system::limits))
         .routes(routes!(system::openapi))
+        .routes(routes!(compat::upload).layer(DefaultBodyLimit::disable()))
+        .routes(routes!(compat::list))
+        .routes(routes!(compat::validate))
+        .routes(routes!(images::list, images::create))
+        .routes(routes!(images::get, images::patch, images::delete))
+        .routes(routes!(images::put_file))
+        .routes(routes!(data::info))
+        .routes(routes!(data::check))
+        .routes(routes!(data::map))
+        .routes(routes!(data::report))
+        .routes(routes!(data::data))
+        .routes(routes!(actions::act))
+        .routes(routes!(actions::list))
+        .routes(routes!(actions::get, actions::cancel))
+        .routes(routes!(aliases::list))
+        .routes(routes!(aliases::put, aliases::delete))
+        .routes(routes!(events::events))
+        .routes(routes!(imports::import))
+        .routes(routes!(imports::adopt))
+        .routes(routes!(uploads::options, uploads::create))
+        .routes(routes!(uploads::head, uploads::patch, uploads::terminate))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .split_for_parts();

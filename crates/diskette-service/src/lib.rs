@@ -14,18 +14,31 @@
     reason = "what is settled and recorded here is used by the rooms that are built next"
 )]
 
+mod actions;
+mod adopt;
 mod api;
 mod args;
 mod auth;
+mod catalog;
+mod compat;
 mod db;
 mod events;
+mod fault;
+mod fetch;
+mod ingest;
 pub mod launch;
 mod metrics;
+mod operations;
 mod origin;
 mod problem;
+mod recover;
 mod server;
 mod settings;
 mod size;
+mod spool;
 mod state;
+mod store;
+mod upload;
+mod work;
 
 pub use args::run;

@@ -1,22 +1,21 @@
 //! From settings to a service that answers, and to its end.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::adopt::adopt_at_start;
 use crate::auth;
 use crate::db::Database;
-use crate::metrics::Metrics;
 use crate::problem::Problem;
+use crate::recover::{recover, watch};
 use crate::settings::{self, Settings};
 use crate::state::{App, Shared};
+use crate::store::{Store, make_folder};
 
 /// Why the service ended.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +62,19 @@ async fn run(settings: Settings) -> Result<(), Failure> {
     })?;
     tracing::info!(%address, data = %app.settings.data.display(), "serving");
     println!("diskette-service listens on http://{address}");
+    recover(&app).await?;
+    adopt_at_start(&app).await;
+    tokio::spawn(watch(Arc::clone(&app)));
     let service = crate::api::router(Arc::clone(&app));
     let service = service.into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, service).with_graceful_shutdown(ended(Arc::clone(&app)));
     let served = served.await;
+    for _ in 0..500 {
+        if app.is_idle() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     tracing::info!("stopped");
     app.db.close().await;
     served.map_err(|source| Failure::Machine {
@@ -76,31 +84,22 @@ async fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 async fn start(settings: Settings) -> Result<Shared, Failure> {
-    folder(&settings.data)?;
+    make_folder(&settings.data).map_err(|source| Failure::Machine {
+        what: format!("making the folder {}", settings.data.display()),
+        source,
+    })?;
     let path = settings.data.join("records.sqlite");
     let db = Database::open(&path).await;
     let db = db.map_err(|source| Failure::Records {
         path: path.display().to_string(),
         source,
     })?;
-    Ok(Arc::new(App {
-        settings,
-        db,
-        metrics: Metrics::default(),
-        ending: tokio::sync::watch::Sender::new(false),
-    }))
-}
-
-/// A folder that nobody else looks into, made where there is none.
-fn folder(path: &Path) -> Result<(), Failure> {
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(path);
-    made.map_err(|source| Failure::Machine {
-        what: format!("making the folder {}", path.display()),
+    let store = Store::open(&settings.store, &settings.data);
+    let store = store.map_err(|source| Failure::Machine {
+        what: "the store".to_owned(),
         source,
-    })
+    })?;
+    Ok(Arc::new(App::new(settings, db, store)))
 }
 
 /// Is done when a signal has asked for an end. Streams that have no end of their own are ended.
@@ -116,4 +115,5 @@ async fn ended(app: Shared) {
     futures_util::future::select_all(heard).await;
     tracing::info!("ending: requests under way are finished");
     app.ending.send_replace(true);
+    app.cancel_all();
 }

@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     /// Seconds of silence after which an upload is removed.
     pub(crate) upload_expiry: u64,
     pub(crate) allow_private_urls: bool,
+    /// Private addresses that may be fetched from all the same.
+    pub(crate) allow_addresses: Vec<IpAddr>,
     pub(crate) local_without_token: bool,
     /// Names by which the service may be called, besides its address.
     pub(crate) hosts: Vec<String>,
@@ -96,6 +98,8 @@ given! {
     upload_expiry: u64, ["DISKETTE_UPLOAD_EXPIRY"];
     /// Whether images may be fetched from private and local addresses [default: false]
     allow_private_urls: bool, ["DISKETTE_ALLOW_PRIVATE_URLS"];
+    /// Private addresses that images may be fetched from all the same; by commas
+    allow_addresses: Names, ["DISKETTE_ALLOW_ADDRESSES"];
     /// Whether SandLabX's routes need no token where only this machine can call [default: true]
     local_without_token: bool, ["DISKETTE_LOCAL_WITHOUT_TOKEN"];
     /// Names by which the service may be called, besides localhost; by commas
@@ -207,6 +211,7 @@ impl Settings {
             min_free: bytes(given.min_free, GIB),
             upload_expiry: given.upload_expiry.unwrap_or(24 * 60 * 60),
             allow_private_urls: given.allow_private_urls.unwrap_or(false),
+            allow_addresses: addresses(given.allow_addresses.unwrap_or_default())?,
             local_without_token: given.local_without_token.unwrap_or(true),
             hosts: given.hosts.unwrap_or_default().0,
             behind_tls,
@@ -220,6 +225,18 @@ impl Settings {
     pub(crate) const fn is_local(&self) -> bool {
         self.listen.ip().is_loopback() && !self.behind_tls
     }
+}
+
+fn addresses(names: Names) -> Result<Vec<IpAddr>, Wrong> {
+    let parsed = names.0.iter().map(|name| {
+        name.parse()
+            .map_err(|why: std::net::AddrParseError| Wrong::Variable {
+                variable: "allow_addresses".to_owned(),
+                value: name.clone(),
+                why: why.to_string(),
+            })
+    });
+    parsed.collect()
 }
 
 fn of_file(path: &Path) -> Result<Given, Wrong> {

@@ -38,6 +38,8 @@ codes! {
         "Check it where it comes from (`diskette check`), repair or export it anew, and upload it again.";
     CHECKSUM_MISMATCH 422 "the bytes are not those that were promised"
         "Upload or fetch it again; if the digest differs again, ask whoever published it.";
+    CHUNK_MISMATCH 460 "the bytes of one request are not those that were promised"
+        "Send them again from the same offset.";
     TOO_LARGE 413 "the file is larger than the limit"
         "Compress it (gzip, xz, zstd), or raise the setting that is named.";
     VIRTUAL_SIZE_TOO_LARGE 413 "the disk is larger than the limit"

@@ -74,6 +74,16 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// Starts it on data whose records are gone.
+    pub fn start_anew(&mut self) {
+        let (mut child, mut output) = spawn(&self.data, &self.flags);
+        let (token, address) = greeting(&mut output, &mut child);
+        self.token = token.expect("a first token");
+        self.address = address;
+        self.child = child;
+        self.output = output;
+    }
+
     pub fn restart(&mut self) {
         let (mut child, mut output) = spawn(&self.data, &self.flags);
         let (token, address) = greeting(&mut output, &mut child);
@@ -219,6 +229,7 @@ fn agent() -> Agent {
     let config = Agent::config_builder().http_status_as_error(false);
     config
         .max_redirects(0)
+        .max_idle_connections(0)
         .allow_non_standard_methods(true)
         .build()
         .into()
@@ -226,16 +237,10 @@ fn agent() -> Agent {
 
 fn spawn(data: &Path, flags: &Vec<String>) -> (Child, BufReader<ChildStdout>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_diskette-service"))
-        .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--min-free",
-            "0",
-            "--data",
-        ])
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
         .arg(data)
         .args(flags)
+        .env("DISKETTE_MIN_FREE", "0")
         .env_remove("PORT")
         .stdout(Stdio::piped())
         .stderr(match std::env::var_os("DISKETTE_TEST_LOG") {

@@ -1,0 +1,14 @@
+//! The records of images: made, looked up, changed. What tells of a change is written with it.
+
+mod changes;
+mod image;
+mod list;
+mod names;
+
+pub(crate) use changes::{
+    New, create, failed, gone, insert_with_blob, made, ready, receiving, release, set_state,
+    write_manifest,
+};
+pub(crate) use image::{Image, Row, for_caller, manifest, number, row, rows_in_work};
+pub(crate) use list::{Filter, Page, list};
+pub(crate) use names::{label, name_of_file};
