@@ -30,8 +30,7 @@ pub(super) async fn converted(
     let (format, in_order) = match format {
         "raw" => ("raw", true),
         "vmdk" => ("vmdk", true),
-        // Its tables come first: where compressed clusters lie is not known then.
-        "qcow2" => ("qcow2", !compress),
+        "qcow2" => ("qcow2", true),
         "vdi" => ("vdi", false),
         "vhdx" => ("vhdx", false),
         "vpc" | "vhd" => ("vpc", false),
@@ -97,7 +96,7 @@ async fn in_one_pass(app: &Shared, stored: Stored, wanted: Wanted) -> Result<Bod
         let disk = diskette::open_with(&stored.path, &stored.options());
         let written = disk.and_then(|disk| {
             let conversion = wanted.conversion();
-            conversion.write_in_order(&disk, "download", Box::new(pipe))
+            conversion.write_into_stream(&disk, "download", Box::new(pipe), &|| ())
         });
         if let Err(error) = written {
             tracing::warn!(%error, "a download broke off");

@@ -71,9 +71,7 @@ impl Source {
                     .spool()
                     .join(format!("{}.{depth}.unpacked", job.image));
                 source.unpack(packing, &path, limits)?;
-            } else if Ova::may_be_ova(&source.head) && !source.is_taken_out(job, limits)? {
-                break;
-            } else if !Ova::may_be_ova(&source.head) {
+            } else if !Ova::may_be_ova(&source.head) || !source.is_taken_out(job, limits)? {
                 break;
             }
             let read = source.read_head();
