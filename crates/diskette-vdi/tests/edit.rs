@@ -57,7 +57,6 @@ impl Image {
             below,
             block,
             most: if grows { room.min(20) * block } else { 0 },
-            may_leak: false,
         }
     }
 
