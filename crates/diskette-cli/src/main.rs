@@ -18,14 +18,26 @@ mod sink;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::args::Command;
 use crate::failure::Outcome;
 
 fn main() -> ExitCode {
+    allow_many_files();
     match run() {
         Ok(code) => code,
         Err(failure) => failure.tell(),
+    }
+}
+
+/// An image may have thousands of parts, each of which is a file that is open: as many as the system allows may be.
+fn allow_many_files() {
+    if let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && now < most
+    {
+        // Where it is not allowed, few parts can be read all the same.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }
 

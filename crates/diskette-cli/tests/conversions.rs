@@ -382,3 +382,47 @@ fn the_digest_that_is_computed_on_the_way_is_that_of_source_and_target() {
     let said = bench.refused("convert --digest -B disk.qcow2 -F qcow2 -O qcow2 top.qcow2 new");
     assert!(said.contains("not all of the disk"), "{said}");
 }
+
+#[test]
+fn no_part_of_a_target_replaces_a_source() {
+    let Some(bench) = Bench::new() else { return };
+    bench.ours("convert -O raw disk.qcow2 disk-flat.vmdk");
+    let before = fs::read(bench.folder().join("disk-flat.vmdk")).unwrap();
+    let said = bench
+        .refused("convert -f raw -O vmdk -o subformat=monolithicFlat disk-flat.vmdk disk.vmdk");
+    assert!(said.contains("one of the files that are read"), "{said}");
+    assert_eq!(
+        fs::read(bench.folder().join("disk-flat.vmdk")).unwrap(),
+        before
+    );
+    assert!(!bench.folder().join("disk.vmdk").exists());
+}
+
+#[test]
+fn a_size_that_an_option_rounds_up_is_told() {
+    let Some(bench) = Bench::new() else { return };
+    bench.theirs("create -q -f raw odd.raw 1000448");
+    let args = "convert -f raw -O vpc -o azure odd.raw azure.vhd";
+    let answer = ours(bench.folder(), args.split(' '));
+    let told =
+        "diskette: azure.vhd: the disk has 1048576 bytes, the source 1000448: the rest is zeros\n";
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), told));
+    bench.ours("convert -q -f raw -O vpc -o azure odd.raw azure.vhd");
+    bench.ours("convert -f raw -O vpc odd.raw any.vhd");
+}
+
+#[test]
+fn an_image_may_have_more_parts_than_a_shell_lets_programs_open() {
+    let Some(bench) = Bench::new() else { return };
+    bench.theirs("create -q -f raw huge.raw 300G");
+    let line = format!(
+        "ulimit -S -n 64 && '{program}' convert -f raw -O vmdk -o subformat=twoGbMaxExtentSparse huge.raw huge.vmdk && \
+         '{program}' info huge.vmdk",
+        program = env!("CARGO_BIN_EXE_diskette")
+    );
+    let Some(shell) = Tool::find("sh") else {
+        return;
+    };
+    let told = shell.run_in(bench.folder(), ["-c", &line]);
+    assert!(told.contains("300 GiB"), "{told}");
+}

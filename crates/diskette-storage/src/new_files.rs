@@ -1,9 +1,10 @@
 //! The files of an image that takes several: all of them appear, or none.
 
 use std::ffi::OsStr;
-use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, io};
 
 use diskette_core::{NewParts, Result, StorageMut};
 
@@ -19,6 +20,8 @@ pub struct NewFiles {
     target: PathBuf,
     main: NewFile,
     parts: Mutex<Vec<NewFile>>,
+    /// Files that must not be replaced, by what tells them from all others.
+    kept: Vec<(u64, u64)>,
 }
 
 impl NewFiles {
@@ -30,7 +33,17 @@ impl NewFiles {
             target: target.to_owned(),
             main: NewFile::create(target)?,
             parts: Mutex::new(Vec::new()),
+            kept: Vec::new(),
         })
+    }
+
+    /// The same, but that no part replaces one of these files, whatever its name: they are read meanwhile.
+    #[must_use]
+    pub fn keeping<P: AsRef<Path>>(mut self, files: impl IntoIterator<Item = P>) -> Self {
+        let files = files.into_iter();
+        self.kept
+            .extend(files.filter_map(|file| file_id(file.as_ref())));
+        self
     }
 
     /// Where the bytes of the image's own file go.
@@ -72,6 +85,9 @@ impl NewParts for NewFiles {
         if self.main.is_on_device() {
             return Err(refused("an image on a device has one file only"));
         }
+        if file_id(&path).is_some_and(|id| self.kept.contains(&id)) {
+            return Err(refused("it is one of the files that are read"));
+        }
         expect_unused(&path)?;
         let file = NewFile::create(&path)?;
         let storage = file.storage();
@@ -83,6 +99,12 @@ impl NewParts for NewFiles {
     }
 }
 
+/// What tells one file of the host from all others, whatever names it has.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    let facts = fs::metadata(path).ok()?;
+    Some((facts.dev(), facts.ino()))
+}
+
 /// That no program of QEMU's writes the file that is to be replaced, if there is one.
 fn expect_unused(path: &Path) -> Result<()> {
     // What cannot be opened for reading is told when it is written.
@@ -91,8 +113,6 @@ fn expect_unused(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {

@@ -37,6 +37,8 @@ pub struct Conversion<'a> {
     pub engine: ConvertOptions<'a>,
     /// Whether the image is on stable storage before it gets its name.
     pub sync: bool,
+    /// Files that no part of the image may replace: those that the source is read from.
+    pub kept: Vec<String>,
 }
 
 impl<'a> Conversion<'a> {
@@ -47,6 +49,7 @@ impl<'a> Conversion<'a> {
             image: NewImage::default(),
             engine: ConvertOptions::default(),
             sync: false,
+            kept: Vec::new(),
         }
     }
 
@@ -89,6 +92,15 @@ impl<'a> Conversion<'a> {
         self
     }
 
+    /// The same, but that no part of the image replaces a file that one of these is read from; see
+    /// [`refuse_source_as_target`] for the image's own file.
+    #[must_use]
+    pub fn keeping(mut self, sources: &[Chain]) -> Self {
+        self.kept
+            .extend(files_of(sources).map(host_name).map(str::to_owned));
+        self
+    }
+
     /// Writes the image. Under the name `path` there is a whole image afterwards, or what was there before; the
     /// other files of an image that takes several appear beside it.
     pub fn write(&self, source: &dyn BlockReader, path: impl AsRef<Path>) -> Result<()> {
@@ -115,7 +127,7 @@ impl<'a> Conversion<'a> {
         let mut image = self.image.clone();
         image.size = source.size();
         let format = writable(&self.format)?;
-        let files = NewFiles::create(path)?;
+        let files = NewFiles::create(path)?.keeping(&self.kept);
         let writer = format.create(files.storage(), &files, &image)?;
         convert(source, writer, engine)?;
         Ok(files)
@@ -203,9 +215,13 @@ pub fn writable(format: &str) -> Result<&'static dyn WritableFormat> {
 
 /// That `target` is none of the files that the sources are read from.
 pub fn refuse_source_as_target(sources: &[Chain], target: impl AsRef<Path>) -> Result<()> {
+    refuse_as_target(files_of(sources), target.as_ref())
+}
+
+fn files_of(sources: &[Chain]) -> impl Iterator<Item = &str> {
     let layers = sources.iter().flat_map(Chain::layers);
     let files = layers.flat_map(|layer| &layer.info.files);
-    refuse_as_target(files.map(String::as_str), target.as_ref())
+    files.map(String::as_str)
 }
 
 /// That `target` is none of these files.
@@ -228,8 +244,18 @@ pub(crate) fn refuse_as_target<'a>(
 
 /// The same of a file that may be a part of another: `machine.ova#disk.vmdk`.
 fn host_file_id(name: &str) -> Option<(u64, u64)> {
+    file_id(Path::new(host_name(name)))
+}
+
+/// The file of the host that a file is, or lies in.
+fn host_name(name: &str) -> &str {
     let mut wholes = name.rmatch_indices('#').map(|(at, _)| &name[..at]);
-    file_id(Path::new(name)).or_else(|| wholes.find_map(|whole| file_id(Path::new(whole))))
+    match file_id(Path::new(name)) {
+        Some(_) => name,
+        None => wholes
+            .find(|whole| file_id(Path::new(whole)).is_some())
+            .unwrap_or(name),
+    }
 }
 
 /// What tells one file of the host from all others, whatever names it has.

@@ -391,11 +391,34 @@ impl Convert {
                 &joined
             }
         };
-        self.write(conversion, source, target)?;
+        let conversion = conversion.clone().keeping(chains);
+        self.write(&conversion, source, target)?;
+        self.tell_of_another_size(&conversion, source.size(), target)?;
         match self.verify {
             true => self.expect_equal(source, target),
             false => Ok(()),
         }
+    }
+
+    /// What the new disk's size is, where an option asks for another than the source's.
+    fn tell_of_another_size(
+        &self,
+        conversion: &Conversion<'_>,
+        size: u64,
+        target: &Path,
+    ) -> Result<(), Failure> {
+        let mut image = conversion.image.clone();
+        image.size = size;
+        let settled = diskette::writable(&conversion.format)?.settled_options(&image)?;
+        let told = settled.iter().find(|(name, _)| *name == "size");
+        let told = told.and_then(|(_, told)| told.parse::<u64>().ok());
+        if let Some(told) = told.filter(|told| *told != size && !self.no_create && !self.quiet) {
+            let name = target.display();
+            eprintln!(
+                "diskette: {name}: the disk has {told} bytes, the source {size}: the rest is zeros"
+            );
+        }
+        Ok(())
     }
 
     /// That the target reads as the source. It is left as it is: what is wrong with it may be worth a look.
