@@ -39,16 +39,24 @@ impl Tool {
         })
     }
 
-    /// Python, if it has this module: see [`Tool::find`].
+    /// Python, if it has this module, or these with commas between them: see [`Tool::find`]. The system's own is asked where
+    /// the first on the search path has none.
     #[must_use]
     pub fn python_with(module: &str) -> Option<Self> {
-        let python = Self::find("python3")?;
         let import = format!("import {module}");
-        if !python.output(["-c", &import]).status.success() {
+        let first = Self::find("python3")?;
+        let systems = Self {
+            path: PathBuf::from("/usr/bin/python3"),
+            ..first.clone()
+        };
+        let mut known = [first, systems].into_iter();
+        let found = known.find(|python| {
+            python.path.is_file() && python.output(["-c", &import]).status.success()
+        });
+        if found.is_none() {
             skip(&format!("Python's {module}"));
-            return None;
         }
-        Some(python)
+        found
     }
 
     /// Runs it to its end, and gives what it wrote to stdout. Panics unless it exits with 0.
