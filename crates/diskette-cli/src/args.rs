@@ -12,6 +12,7 @@ use diskette::storage::FolderResolver;
 use crate::cmd;
 use crate::failure::Failure;
 use crate::image_opts::ImageOpts;
+use crate::limit::{self, Limit};
 use crate::{json_name, secrets};
 
 /// Inspects, makes and converts disk images, in qemu-img's words.
@@ -327,6 +328,11 @@ pub(crate) struct Opening {
     /// Read an image although another program writes it
     #[arg(short = 'U', long)]
     pub(crate) force_share: bool,
+
+    /// Let an image cost so much and no more: 'table-bytes=64M', 'chain-depth=8', 'time=30' (seconds), ...; '--limit help='
+    /// names them all
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) limit: Vec<Limit>,
 }
 
 impl Opening {
@@ -341,6 +347,7 @@ impl Opening {
         options.ignore_identity = self.ignore_parent_id;
         options.ignore_locks = self.force_share;
         options.format_options = self.format_options()?;
+        limit::apply(&self.limit, &mut options.limits)?;
         self.container.set(&mut options);
         options.secrets = self.secrets()?;
         Ok(options)

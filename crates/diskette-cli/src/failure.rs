@@ -1,7 +1,7 @@
 //! How the command ends when it cannot do what it was asked to.
 
 use std::error::Error as StdError;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::io;
 use std::process::ExitCode;
 
@@ -29,6 +29,12 @@ enum What {
 
 /// What a shell reports of a program that a broken pipe ended.
 const BROKEN_PIPE: u8 = 128 + 13;
+
+/// Tells something on the error output. Where that cannot be written (a full disk) there is nothing to be done: the exit
+/// code tells. (`eprintln!` would panic.)
+pub(crate) fn tell(text: fmt::Arguments<'_>) {
+    let _ = io::Write::write_fmt(&mut io::stderr(), text);
+}
 
 impl Failure {
     /// A failure that is told in these words.
@@ -71,13 +77,11 @@ impl Failure {
     /// Tells it on the error output, and gives the exit code.
     pub(crate) fn tell(self) -> ExitCode {
         match self.what {
-            What::Text(text) => eprintln!("diskette: {text}"),
+            What::Text(text) => tell(format_args!("diskette: {text}\n")),
             What::Arguments(error) if error.use_stderr() => {
                 let text = error.render().to_string();
-                eprint!(
-                    "diskette: {}",
-                    text.strip_prefix("error: ").unwrap_or(&text)
-                );
+                let text = text.strip_prefix("error: ").unwrap_or(&text);
+                tell(format_args!("diskette: {text}"));
             }
             What::Arguments(help) => {
                 // Where nobody listens there is nothing to be done.

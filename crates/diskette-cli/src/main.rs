@@ -8,6 +8,7 @@ mod human;
 mod image_opts;
 mod json;
 mod json_name;
+mod limit;
 mod options_help;
 mod pipes;
 mod progress;

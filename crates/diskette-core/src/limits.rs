@@ -33,6 +33,8 @@ pub struct Limits {
     pub unpacked_ratio: u64,
     /// Bytes of the unnamed file into which an image is unpacked that cannot be read in one pass. Zeros do not count.
     pub spool_bytes: u64,
+    /// Bytes of the disk that an image claims to hold.
+    pub disk_bytes: u64,
 }
 
 impl Default for Limits {
@@ -50,11 +52,62 @@ impl Default for Limits {
             unpacked_bytes: 16 << 40,
             unpacked_ratio: 65536,
             spool_bytes: 64 << 30,
+            disk_bytes: u64::MAX,
         }
     }
 }
 
 impl Limits {
+    /// All limits, each by its name and with its value; the names are those of the fields, in the words of a command line:
+    /// `table-bytes`.
+    #[must_use]
+    pub fn all(&self) -> Vec<(&'static str, u64)> {
+        let mut copy = self.clone();
+        let fields = copy.fields();
+        fields
+            .into_iter()
+            .map(|(name, value)| (name, *value))
+            .collect()
+    }
+
+    /// Sets the limit of this name. An error if there is none.
+    pub fn set(&mut self, name: &str, value: u64) -> Result<()> {
+        let mut fields = self.fields().into_iter();
+        match fields.find(|(known, _)| *known == name) {
+            Some((_, field)) => *field = value,
+            None => {
+                return Err(Error::NotFound {
+                    what: "limit",
+                    name: name.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn fields(&mut self) -> [(&'static str, &mut u64); 13] {
+        [
+            ("table-bytes", &mut self.table_bytes),
+            ("check-bytes", &mut self.check_bytes),
+            ("cache-bytes", &mut self.cache_bytes),
+            ("chain-depth", &mut self.chain_depth),
+            ("parts", &mut self.parts),
+            ("descriptor-bytes", &mut self.descriptor_bytes),
+            ("granule-bytes", &mut self.granule_bytes),
+            ("snapshots", &mut self.snapshots),
+            ("key-iterations", &mut self.key_iterations),
+            ("unpacked-bytes", &mut self.unpacked_bytes),
+            ("unpacked-ratio", &mut self.unpacked_ratio),
+            ("spool-bytes", &mut self.spool_bytes),
+            ("disk-bytes", &mut self.disk_bytes),
+        ]
+    }
+
+    /// Whether a disk may have `wanted` bytes.
+    pub fn allow_disk(&self, wanted: u64) -> Result<()> {
+        allow("disk's bytes", wanted, self.disk_bytes)
+    }
+
     /// Whether a table of `wanted` bytes may be kept in memory.
     pub fn allow_table(&self, what: &'static str, wanted: u64) -> Result<()> {
         allow(what, wanted, self.table_bytes)
@@ -128,5 +181,24 @@ fn allow(what: &'static str, wanted: u64, limit: u64) -> Result<()> {
             wanted,
             limit,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_is_set_by_its_name() {
+        let mut limits = Limits::default();
+        for (index, (name, _)) in Limits::default().all().into_iter().enumerate() {
+            limits.set(name, index as u64).unwrap();
+        }
+        for (index, (name, value)) in limits.all().into_iter().enumerate() {
+            assert_eq!(value, index as u64, "{name}");
+        }
+        assert!(limits.set("patience", 1).is_err());
+        assert!(limits.allow_disk(12).is_ok());
+        assert!(limits.allow_disk(13).is_err());
     }
 }

@@ -252,7 +252,9 @@ fn open_as(
     options: &OpenOptions,
 ) -> Result<Opened> {
     let name = storage.name().to_owned();
-    Ok(with_name(format.open(storage, &options.context())?, name))
+    let image = format.open(storage, &options.context())?;
+    options.limits.allow_disk(image.info.size)?;
+    Ok(with_name(image, name))
 }
 
 /// An image of one file need not list it.

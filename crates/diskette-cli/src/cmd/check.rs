@@ -9,7 +9,7 @@ use diskette::core::{CheckReport, Error, OpenOptions, Repair};
 use serde_json::{Map, Value as Json};
 
 use crate::args::{Opening, Output};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, tell};
 use crate::{human, json};
 
 /// Check an image's consistency; without -r, the image is not changed
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Check) -> Outcome {
         report.leaks_fixed = mended.leaks_fixed;
     }
     for finding in &report.findings {
-        eprintln!("{}", human::plain(&finding.text));
+        tell(format_args!("{}\n", human::plain(&finding.text)));
     }
     if !args.quiet {
         let mut out = io::stdout().lock();
@@ -107,7 +107,7 @@ fn repair(
         return Ok(report);
     }
     for finding in &report.findings {
-        eprintln!("{}", human::plain(&finding.text));
+        tell(format_args!("{}\n", human::plain(&finding.text)));
     }
     if args.output == Output::Human && !args.quiet {
         writeln!(

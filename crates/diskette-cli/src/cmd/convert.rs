@@ -18,7 +18,7 @@ use crate::args::{
     FormatOptions, Opening, Work, backing, cache_mode, plain_name, rate, size, snapshot_name,
     without_containers,
 };
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, tell};
 use crate::pipes::{self, Pipe};
 use crate::sink::{self, Sink};
 use crate::{human, options_help, progress};
@@ -299,7 +299,7 @@ impl Convert {
         }
         if !self.quiet {
             let why = "cannot be read in one pass: it is kept in an unnamed file meanwhile";
-            eprintln!("diskette: {name}: {why}");
+            tell(format_args!("diskette: {name}: {why}\n"));
         }
         Ok(Source::Chains(vec![incoming.open_spooled()?]))
     }
@@ -367,7 +367,7 @@ impl Convert {
     fn tell_that_it_is_kept(&self, name: &str) {
         if !self.quiet {
             let why = "cannot be written in order: it is kept in an unnamed file meanwhile";
-            eprintln!("diskette: {name}: {why}");
+            tell(format_args!("diskette: {name}: {why}\n"));
         }
     }
 

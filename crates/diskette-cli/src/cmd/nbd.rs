@@ -19,7 +19,7 @@ use diskette::nbd::{Export, Server};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::args::Opening;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, tell};
 
 /// Export an image over NBD: the disk, whatever the format, for the kernel, nbdcopy, guestfish and others
 ///
@@ -196,7 +196,9 @@ impl Listener {
                 Self::Tcp(listener) => listener.accept().map(|(client, _)| clients.serve(client)),
             };
             if let Err(error) = served {
-                eprintln!("diskette: no client can come any more: {error}");
+                tell(format_args!(
+                    "diskette: no client can come any more: {error}\n"
+                ));
                 let _ = clients.end.send(());
                 return;
             }
