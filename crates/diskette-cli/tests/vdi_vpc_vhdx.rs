@@ -134,6 +134,10 @@ fn images_that_exist_are_written_into() {
         ("vpc", "subformat=fixed,force_size=on"),
         ("vpc", "subformat=dynamic,force_size=on"),
         ("vhdx", "subformat=fixed"),
+        ("vhdx", "subformat=dynamic"),
+        ("vmdk", "subformat=monolithicSparse"),
+        ("vmdk", "subformat=twoGbMaxExtentSparse"),
+        ("vmdk", "subformat=monolithicFlat"),
     ] {
         let convert = format!("convert -f raw -O {format} -o {options} one image");
         run(folder, &convert);

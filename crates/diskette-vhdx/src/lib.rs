@@ -2,11 +2,11 @@
 //!
 //! | what | read | made | changed |
 //! | --- | --- | --- | --- |
-//! | fixed | yes | yes | yes, if the log is empty |
-//! | dynamic | yes; every block state, every block size from 1 to 256 MiB | yes, with blocks of each size | no |
-//! | differencing | yes; partially present blocks by their sector bitmaps, the parent by its locator | over another VHDX | no |
+//! | fixed | yes | yes | yes |
+//! | dynamic | yes; every block state, every block size from 1 to 256 MiB | yes, with blocks of each size | yes |
+//! | differencing | yes; partially present blocks by their sector bitmaps, the parent by its locator | over another VHDX | yes |
 //! | logical sectors of 512 and 4096 bytes | yes | yes | yes |
-//! | a log that was not replayed | replayed in memory; the file is not touched, but by `repair` | | no |
+//! | a log that was not replayed | replayed in memory; the file is not touched, but by `repair` | | replayed into the file |
 //! | damaged first header or region table | the second one serves | | yes |
 //! | required regions or metadata items that we do not know | refused by their GUID | | |
 //!
@@ -22,6 +22,7 @@
 
 mod check;
 mod checksum;
+mod edit;
 mod header;
 mod image;
 mod locator;

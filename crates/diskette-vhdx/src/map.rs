@@ -60,8 +60,10 @@ pub(crate) struct Map {
     pub file_size: u64,
     /// Where the BAT begins.
     pub bat_offset: u64,
+    /// Bytes of its region.
+    pub bat_len: u64,
     /// Where no block can be.
-    taken: Taken,
+    pub taken: Taken,
     pages: TableCache<U64>,
     bitmaps: TableCache<u8>,
     /// Whether what cannot be read is taken for zeros.
@@ -88,6 +90,16 @@ impl Geometry {
         )
     }
 
+    /// The same for a disk of another size.
+    pub(crate) fn resized(&self, disk_size: u64) -> Self {
+        Self::of(
+            disk_size,
+            self.block_size,
+            self.logical_sector_size,
+            self.differencing,
+        )
+    }
+
     fn of(disk_size: u64, block_size: u64, logical_sector_size: u64, differencing: bool) -> Self {
         // Blocks have at least 1 MiB, chunks at least 4 GiB, and disks at most 64 TiB: all counts stay small.
         let chunk_ratio = SECTORS_PER_CHUNK * logical_sector_size / block_size;
@@ -109,7 +121,7 @@ impl Geometry {
     }
 
     /// The entry of a payload block.
-    const fn payload_entry(&self, block: u64) -> u64 {
+    pub(crate) const fn payload_entry(&self, block: u64) -> u64 {
         block + block / self.chunk_ratio
     }
 
@@ -157,6 +169,7 @@ impl Map {
             file_size: storage.total_size()?,
             storage,
             bat_offset: region.offset,
+            bat_len: region.len,
             taken,
             pages: TableCache::new(budget, PAGE_LEN),
             bitmaps: TableCache::new(budget, BITMAP_PAGE_LEN),
@@ -216,37 +229,44 @@ impl Map {
 
     /// The extent of a partially present block from the sector that holds `offset` on.
     fn partial_extent(&self, number: u64, data: u64, offset: u64) -> Result<Extent> {
+        let range = self.geometry.block_range(number);
+        let start =
+            range.start + round_down(offset - range.start, self.geometry.logical_sector_size);
+        let (len, is_there) = match self.part(number, start - range.start) {
+            Err(Error::Malformed { .. }) if self.salvage => {
+                return Ok(self.whole_extent(number, ExtentKind::Zero(None)));
+            }
+            part => part?,
+        };
+        let end = range.end.min(start + len);
+        let at = HostOffset::new(data).plus(start - range.start);
+        let kind = match is_there {
+            true => ExtentKind::Data(at),
+            false => ExtentKind::Hole(Some(at)),
+        };
+        Ok(Extent::new(start, end - start, kind))
+    }
+
+    /// The run of a partially present block from `within` on whose sectors are all there, or all absent: its length, and
+    /// whether they are there.
+    pub(crate) fn part(&self, number: u64, within: u64) -> Result<(u64, bool)> {
         let Geometry {
             logical_sector_size,
             chunk_ratio,
             block_size,
             ..
         } = self.geometry;
-        let range = self.geometry.block_range(number);
-        let bitmap = match self.bitmap(number / chunk_ratio) {
-            Err(Error::Malformed { .. }) if self.salvage => {
-                return Ok(self.whole_extent(number, ExtentKind::Zero(None)));
-            }
-            bitmap => bitmap?,
-        };
-
+        let bitmap = self.bitmap(number / chunk_ratio)?;
         // Bits of the block within its chunk, and the one that is asked for.
         let first_bit = number % chunk_ratio * (block_size / logical_sector_size);
-        let bit = first_bit + (offset - range.start) / logical_sector_size;
+        let bit = first_bit + within / logical_sector_size;
         let page_at = round_down(bit / 8, BITMAP_PAGE_LEN);
         let page = self.bitmaps.get_or_read(bitmap + page_at, || {
             self.read_table(bitmap + page_at, BITMAP_PAGE_LEN)
         })?;
         let run = Bits(page.entries()).run_at(bit - page_at * 8);
-
-        let start = range.start + (bit - first_bit) * logical_sector_size;
-        let end = range.end.min(start + run.len * logical_sector_size);
-        let at = HostOffset::new(data).plus(start - range.start);
-        let kind = match run.set {
-            true => ExtentKind::Data(at),
-            false => ExtentKind::Hole(Some(at)),
-        };
-        Ok(Extent::new(start, end - start, kind))
+        let len = run.len * logical_sector_size - within % logical_sector_size;
+        Ok((len, run.set))
     }
 
     /// Where a chunk's sector bitmap lies.

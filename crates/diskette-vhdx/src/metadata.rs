@@ -29,6 +29,8 @@ pub(crate) struct Metadata {
     pub fixed: bool,
     /// The disk's size in bytes: a multiple of the logical sector, at most 64 TiB.
     pub disk_size: u64,
+    /// Where they say so.
+    pub disk_size_at: u64,
     /// "Page 83": the same along a chain.
     pub disk_id: Uuid,
     /// 512 or 4096.
@@ -50,8 +52,8 @@ impl Metadata {
         // Nothing depends on it here, but a file without it, or with nonsense there, is not sound.
         items.sector_size(PHYSICAL_SECTOR_SIZE, "Physical Sector Size")?;
 
-        let (disk_size, at) = items.get::<U64>(VIRTUAL_DISK_SIZE, "Virtual Disk Size")?;
-        let disk_size = || field("VirtualDiskSize", at, disk_size);
+        let (disk_size, disk_size_at) = items.get::<U64>(VIRTUAL_DISK_SIZE, "Virtual Disk Size")?;
+        let disk_size = || field("VirtualDiskSize", disk_size_at, disk_size);
         disk_size().aligned_to(logical_sector_size)?;
         let disk_size = disk_size().within(0..=MAX_DISK_SIZE)?;
 
@@ -64,6 +66,7 @@ impl Metadata {
             block_size,
             fixed: parameters.flags.get() & LEAVE_BLOCKS_ALLOCATED != 0,
             disk_size,
+            disk_size_at,
             disk_id: Uuid::from_bytes_le(disk_id),
             logical_sector_size,
             parent,

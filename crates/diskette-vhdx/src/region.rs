@@ -221,6 +221,11 @@ impl Taken {
         Ok(Self { ranges })
     }
 
+    /// All of them, in order.
+    pub(crate) fn ranges(&self) -> &[Range<u64>] {
+        &self.ranges
+    }
+
     /// Whether any of `range` is taken.
     pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
         let next = self

@@ -58,7 +58,7 @@ impl RepairableFormat for Vhdx {
 }
 
 /// Applies the log to the file, and empties it. Gives the number of its entries.
-fn replay(
+pub(crate) fn replay(
     image: &Arc<dyn StorageMut>,
     region: &LogRegion,
     guid: Uuid,

@@ -2,18 +2,20 @@
 
 use std::ops::Range;
 
-use diskette_core::{Error, ExtentKind, Limits, Result, RunKind, StorageExt};
+use diskette_core::{Error, ExtentKind, Limits, Result, RunKind, StorageExt, UsedUnits};
 
 use crate::map::{Block, ENTRY_LEN, Map, PAGE_LEN};
 use crate::spec::{ALIGNMENT, BAT_OFFSET_MASK, BAT_RESERVED_MASK, SECTOR_BITMAP_LEN};
 
 /// What a walk over the BAT has found, errors apart.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Survey {
     /// Payload blocks that have a place in the file.
     pub allocated_count: u64,
     /// The first entry that has bits set where zeros should be.
     pub reserved_bits: Option<u64>,
+    /// What of the file is in use.
+    pub used: UsedUnits,
 }
 
 /// Goes over all entries. What is wrong is handed to `report`, which goes on or gives up.
@@ -22,8 +24,15 @@ pub(crate) fn survey(
     limits: &Limits,
     mut report: impl FnMut(Error) -> Result<()>,
 ) -> Result<Survey> {
-    let mut used = Used::new(map.file_size, limits)?;
-    let mut found = Survey::default();
+    let mut used = UsedUnits::new(map.file_size, ALIGNMENT, "map of the file's use", limits)?;
+    for range in map.taken.ranges() {
+        used.take(range);
+    }
+    let mut found = Survey {
+        allocated_count: 0,
+        reserved_bits: None,
+        used,
+    };
     let mut partial_in_chunk = false;
     let mut page_at = 0;
     let end = map.geometry.entry_count * ENTRY_LEN;
@@ -48,7 +57,7 @@ pub(crate) fn survey(
                 found.reserved_bits.get_or_insert(index);
             }
             match place {
-                Ok(Some(place)) if !used.take(&place) => report(
+                Ok(Some(place)) if !found.used.take(&place) => report(
                     map.entry_field(index, entry)
                         .malformed("its block overlaps another"),
                 )?,
@@ -107,34 +116,4 @@ fn pages_of_hole(map: &Map, page_at: u64) -> Result<Option<u64>> {
         RunKind::Hole => run.len / PAGE_LEN,
     };
     Ok((pages > 0).then(|| page_at.saturating_add(pages * PAGE_LEN)))
-}
-
-/// The file's megabytes that are in use by blocks.
-struct Used {
-    words: Vec<u64>,
-}
-
-impl Used {
-    fn new(file_size: u64, limits: &Limits) -> Result<Self> {
-        let words = file_size.div_ceil(ALIGNMENT).div_ceil(64);
-        limits.allow_check("map of the file's use", words.saturating_mul(8))?;
-        Ok(Self {
-            words: vec![0; usize::try_from(words).unwrap_or(usize::MAX)],
-        })
-    }
-
-    /// Marks a range, aligned to megabytes, as used; whether it was free. What lies past the file's end is.
-    fn take(&mut self, range: &Range<u64>) -> bool {
-        let mut free = true;
-        for unit in range.start / ALIGNMENT..range.end.div_ceil(ALIGNMENT) {
-            let word = usize::try_from(unit / 64).unwrap_or(usize::MAX);
-            let Some(word) = self.words.get_mut(word) else {
-                break;
-            };
-            let bit = 1 << (unit % 64);
-            free &= *word & bit == 0;
-            *word |= bit;
-        }
-        free
-    }
 }

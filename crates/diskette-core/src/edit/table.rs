@@ -186,6 +186,11 @@ where
         self.pages.stored();
         Ok(())
     }
+
+    /// Notes that the changed pages have been written by somebody else.
+    pub fn stored(&mut self) {
+        self.pages.stored();
+    }
 }
 
 /// The page of this number of a table of `count` entries at `offset`.

@@ -1,4 +1,4 @@
-//! Making VHDX images, and changing fixed ones.
+//! Making VHDX images.
 
 mod image;
 mod layout;
@@ -8,15 +8,11 @@ mod options;
 use std::sync::Arc;
 
 use diskette_core::{
-    BlockReader, BlockWriter, Error, Format, ImageWriter, InPlace, Measure, NewId, NewImage,
-    NewParts, OpenContext, OptionSpec, Result, Storage, StorageMut, WritableFormat,
+    BlockReader, BlockWriter, ImageWriter, Measure, NewImage, NewParts, OpenContext, OptionSpec,
+    Result, StorageMut, WritableFormat,
 };
-use uuid::Uuid;
 
-use crate::Vhdx;
-use crate::header::HeaderPair;
-use crate::image::Image;
-use crate::spec::FORMAT;
+use crate::{Vhdx, edit};
 use image::NewVhdx;
 use layout::Layout;
 use options::{OPTIONS, Settings};
@@ -58,36 +54,12 @@ impl WritableFormat for Vhdx {
         Ok(Box::new(NewVhdx::new(to, Settings::new(what)?)?))
     }
 
-    /// Fixed images alone, whose log is empty: their BAT never changes.
     fn edit(
         &self,
         image: Arc<dyn StorageMut>,
-        _below: Option<Arc<dyn BlockReader>>,
+        below: Option<Arc<dyn BlockReader>>,
         cx: &OpenContext<'_>,
     ) -> Result<Box<dyn BlockWriter>> {
-        let storage = Arc::clone(&image) as Arc<dyn Storage>;
-        let found = Image::open(Arc::clone(&storage), cx)?;
-        let refused = |feature| Err(Error::unsupported(FORMAT, feature));
-        if !found.metadata.fixed || found.metadata.parent.is_some() {
-            return refused("writing into an image that is not fixed");
-        }
-        if found.header.log.guid.is_some() {
-            return refused("writing into an image whose log is not empty");
-        }
-        let reader = self.open(storage, cx)?.reader;
-        let writer = InPlace::new(FORMAT, reader, Arc::clone(&image))?;
-        change_guids(&*image)?;
-        Ok(Box::new(writer))
+        edit::open(image, below, cx)
     }
-}
-
-/// Children of the image as it was are to know that it is another one now. Both headers say so.
-fn change_guids(image: &dyn StorageMut) -> Result<()> {
-    let mut headers = HeaderPair::read(image)?;
-    headers.advance(image, |header| {
-        for guid in [&mut header.file_write_guid, &mut header.data_write_guid] {
-            *guid = NewId::after(Uuid::from_bytes_le(*guid)).to_bytes_le();
-        }
-    })?;
-    headers.advance(image, |_| {})
 }

@@ -4,6 +4,7 @@
 
 mod check;
 mod corpus;
+mod edit;
 mod log;
 mod mangled;
 mod oracle;
