@@ -93,6 +93,7 @@ fn a_real_object_store_takes_and_gives_images() {
     what_cannot_be_written_in_order_is_kept_and_that_is_told(&bench);
     an_upload_that_fails_leaves_what_was_there(&bench);
     an_object_that_changes_while_it_is_read_is_refused(&bench);
+    an_object_leads_to_no_other_file(&bench);
     what_cannot_be_reached_is_told_in_one_line(&bench);
 }
 
@@ -101,6 +102,7 @@ fn images_go_there_as_they_are_made_and_are_read_there(bench: &Bench) {
     for (how, name) in [
         ("-O raw", "disk.img"),
         ("-O qcow2", "disk.qcow2"),
+        ("-c -O qcow2", "packed.qcow2"),
         ("-O vmdk", "folder/stream optimized.vmdk"),
     ] {
         let key = format!("s3://images/{}", name.replace(' ', "+"));
@@ -127,6 +129,9 @@ fn images_go_there_as_they_are_made_and_are_read_there(bench: &Bench) {
     }
     bench.succeeds("convert -O qcow2 s3://images/disk.img s3://images/copied.qcow2");
     bench.succeeds("compare -f raw disk.raw s3://images/copied.qcow2");
+    bench.succeeds("convert --verify -O ova small.raw disk.raw s3://images/machine.ova");
+    let info = bench.succeeds("info --verify-manifest s3://images/machine.ova");
+    assert!(info.contains("machine-disk2.vmdk"), "{info}");
     bench.succeeds("convert -f raw -O raw small.raw s3://images/small");
     bench.succeeds("compare -f raw -F raw small.raw s3://images/small");
     fs::write(bench.path().join("empty"), b"").unwrap();
@@ -183,6 +188,15 @@ fn an_object_that_changes_while_it_is_read_is_refused(bench: &Bench) {
         answer.err
     );
     assert!(!bench.path().join("changed.raw").exists());
+}
+
+fn an_object_leads_to_no_other_file(bench: &Bench) {
+    let args = "create -q -f qcow2 -b disk.raw -F raw top.qcow2";
+    bench.qemu_img.run_in(bench.path(), args.split(' '));
+    bench.succeeds("convert -f raw -O raw top.qcow2 s3://images/top.qcow2");
+    for args in ["digest", "digest --trust", "digest --allow-reference ."] {
+        bench.fails(&format!("{args} s3://images/top.qcow2"), "refused");
+    }
 }
 
 fn what_cannot_be_reached_is_told_in_one_line(bench: &Bench) {
