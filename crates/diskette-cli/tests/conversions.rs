@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -425,4 +426,22 @@ fn an_image_may_have_more_parts_than_a_shell_lets_programs_open() {
     };
     let told = shell.run_in(bench.folder(), ["-c", &line]);
     assert!(told.contains("300 GiB"), "{told}");
+}
+
+#[test]
+fn the_host_keeps_space_for_a_fixed_image_where_that_is_asked_for() {
+    let Some(bench) = Bench::new() else { return };
+    for (how, file) in [
+        ("-O vpc -o subformat=fixed", "image.new"),
+        ("-O vdi -o static=on", "image.new"),
+        ("-O vhdx -o subformat=fixed", "image.new"),
+        ("-O vmdk -o subformat=monolithicFlat", "image-flat.new"),
+    ] {
+        bench.ours(&format!("convert --reserve {how} disk.qcow2 image.new"));
+        let facts = fs::metadata(bench.folder().join(file)).unwrap();
+        assert!(facts.blocks() * 512 >= facts.len(), "{how}: {facts:?}");
+        bench.ours("compare disk.qcow2 image.new");
+    }
+    let said = bench.refused("convert --reserve -n -O qcow2 disk.qcow2 disk.qcow2");
+    assert!(said.contains("--reserve"), "{said}");
 }

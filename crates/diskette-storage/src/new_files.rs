@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
-use diskette_core::{NewParts, Result, StorageMut};
+use diskette_core::{NewParts, Result, StorageExt, StorageMut};
 
 use crate::file::failed;
 use crate::{FileStorage, NewFile};
@@ -50,6 +50,18 @@ impl NewFiles {
     #[must_use]
     pub fn storage(&self) -> Arc<dyn StorageMut> {
         self.main.storage()
+    }
+
+    /// Has the host keep space for all that the files have: holes in them can be written later without more of it.
+    pub fn reserve(&self) -> Result<()> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        for file in parts.iter().chain([&self.main]) {
+            let storage = file.storage();
+            let size = storage.total_size()?;
+            let reserved = storage.allocate(0, size);
+            reserved.map_err(|source| storage.failed("allocate", 0, size, source))?;
+        }
+        Ok(())
     }
 
     /// Puts all files in their places, under their names. With `sync`, after all of them are on stable storage.

@@ -37,6 +37,9 @@ pub struct Conversion<'a> {
     pub engine: ConvertOptions<'a>,
     /// Whether the image is on stable storage before it gets its name.
     pub sync: bool,
+    /// Whether the host is to keep space for all of the image's files, holes in them included: what fixed images are for,
+    /// of formats that have no `preallocation`.
+    pub reserve: bool,
     /// Files that no part of the image may replace: those that the source is read from.
     pub kept: Vec<String>,
 }
@@ -49,6 +52,7 @@ impl<'a> Conversion<'a> {
             image: NewImage::default(),
             engine: ConvertOptions::default(),
             sync: false,
+            reserve: false,
             kept: Vec::new(),
         }
     }
@@ -130,6 +134,9 @@ impl<'a> Conversion<'a> {
         let files = NewFiles::create(path)?.keeping(&self.kept);
         let writer = format.create(files.storage(), &files, &image)?;
         convert(source, writer, engine)?;
+        if self.reserve {
+            files.reserve()?;
+        }
         Ok(files)
     }
 

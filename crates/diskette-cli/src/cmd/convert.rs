@@ -115,6 +115,11 @@ pub(crate) struct Convert {
     #[arg(short = 'C', long)]
     copy_range_offloading: bool,
 
+    /// Have the host keep space for all of the target's files, holes in them included: for fixed VDI, VHD, VHDX and flat
+    /// VMDK, as preallocation=falloc is for raw images and QCOW2
+    #[arg(long)]
+    reserve: bool,
+
     /// How many bytes a second may be copied
     #[arg(short, long, value_name = "RATE", value_parser = rate)]
     rate: Option<NonZeroU64>,
@@ -246,6 +251,10 @@ impl Convert {
             let size = self.opening.backing_size(target, &mut backing)?;
             conversion = conversion.over(backing, size);
         }
+        if self.reserve && (self.no_create || sink::is_sink(target)) {
+            return Err(Failure::new("--reserve: the target is to be a new file"));
+        }
+        conversion.reserve = self.reserve;
         conversion.image.compress = self.compress;
         conversion.image.options = options.into_options();
         conversion.image.secrets = self.opening.secrets()?;
