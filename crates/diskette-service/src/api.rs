@@ -16,6 +16,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::HeaderName;
 use axum::middleware::{from_fn, from_fn_with_state};
+use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
@@ -29,7 +30,8 @@ use crate::state::Shared;
 use crate::{compat, metrics, origin};
 
 pub(crate) use data::{Stored, blocking, verified};
-pub(crate) use shared::{Key, etag, expect_unchanged, json, prefers_async};
+pub(crate) use images::{NewImage, record};
+pub(crate) use shared::{Key, body, etag, expect_unchanged, prefers_async};
 pub(crate) use uploads::begin as begin_upload;
 
 /// All routes, with their layers.
@@ -52,7 +54,33 @@ pub(crate) fn router(app: Shared) -> Router {
 /// The description of the interface, as JSON.
 pub(crate) fn description() -> String {
     let (_, description) = described();
-    description.to_pretty_json().unwrap_or_default()
+    let mut description = json!(description);
+    let paths = description["paths"].as_object_mut();
+    for (path, item) in paths.into_iter().flatten() {
+        if path.starts_with("/api/v1") {
+            item.as_object_mut()
+                .into_iter()
+                .flatten()
+                .for_each(|(_, operation)| with_problems(operation));
+        }
+    }
+    format!("{description:#}")
+}
+
+/// What is refused is a problem, wherever it is refused; the layer around the routes makes it one.
+fn with_problems(operation: &mut Value) {
+    let Some(responses) = operation["responses"].as_object_mut() else {
+        return;
+    };
+    let schema = json!({"$ref": "#/components/schemas/Problem"});
+    let content = json!({"application/problem+json": {"schema": schema}});
+    for (status, response) in responses.iter_mut() {
+        if status.starts_with(['4', '5']) {
+            response["content"] = content.clone();
+        }
+    }
+    let any = json!({"description": "See ERRORS.md", "content": content});
+    responses.insert("default".to_owned(), any);
 }
 
 fn described() -> (Router<Shared>, OpenApi) {

@@ -9,11 +9,6 @@
 //!                                 └─► problem what is answered where it cannot be done
 //! ```
 
-#![allow(
-    dead_code,
-    reason = "what is settled and recorded here is used by the rooms that are built next"
-)]
-
 mod actions;
 mod adopt;
 mod api;
@@ -35,6 +30,7 @@ mod recover;
 mod server;
 mod settings;
 mod size;
+mod sources;
 mod spool;
 mod state;
 mod store;

@@ -5,8 +5,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::FromRow;
 
 use crate::api::begin_upload;
@@ -213,16 +215,52 @@ fn sweep_spools(app: &Shared, kept: &HashSet<String>) -> io::Result<()> {
 /// Looks now and then what is to be done without anybody asking, until the service ends.
 pub(crate) async fn watch(app: Shared) {
     let mut ending = app.ending.subscribe();
-    let seconds = (app.settings.upload_expiry / 4).clamp(1, 60);
-    loop {
+    let tidied_after = (app.settings.upload_expiry / 4).clamp(1, 60);
+    let mut told = HashMap::new();
+    for second in 1_u64.. {
         tokio::select! {
             _ = ending.wait_for(|ending| *ending) => return,
-            () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
-        if let Err(problem) = tidy(&app).await {
-            tracing::error!(detail = problem.detail, "tidying up failed");
+        let mut done = tell_progress(&app, &mut told).await;
+        if second % tidied_after == 0 {
+            done = done.and(tidy(&app).await);
+        }
+        if let Err(problem) = done {
+            tracing::error!(detail = problem.detail, "looking after things failed");
         }
     }
+}
+
+/// Bytes received, and bytes of the disk done.
+type Done = (u64, u64);
+
+/// Tells of the images that are further than they were.
+async fn tell_progress(app: &Shared, told: &mut HashMap<String, Done>) -> Result<()> {
+    let jobs = app.all_jobs();
+    told.retain(|id, _| jobs.iter().any(|job| job.image == *id));
+    for job in jobs {
+        let total = job.total.load(Ordering::Relaxed);
+        let done = (job.spool.watermark(), job.done.load(Ordering::Relaxed));
+        if told
+            .insert(job.image.clone(), done)
+            .is_none_or(|before| before == done)
+        {
+            continue;
+        }
+        let data = json!({
+            "bytes_received": done.0,
+            "bytes_total": job.spool.total(),
+            "guest_done": done.1,
+            "guest_total": total,
+        });
+        let mut change = app.db.change().await?;
+        change
+            .tell(&job.project, "image", &job.image, "progress", &data)
+            .await?;
+        change.commit().await?;
+    }
+    Ok(())
 }
 
 #[derive(FromRow)]

@@ -14,6 +14,7 @@ use crate::db::Database;
 use crate::problem::Problem;
 use crate::recover::{recover, watch};
 use crate::settings::{self, Settings};
+use crate::sources::fetch_missing;
 use crate::state::{App, Shared};
 use crate::store::{Store, make_folder};
 
@@ -60,10 +61,17 @@ async fn run(settings: Settings) -> Result<(), Failure> {
         what: format!("listening on {address}"),
         source,
     })?;
-    tracing::info!(%address, data = %app.settings.data.display(), "serving");
+    let Settings {
+        data,
+        store,
+        overlays,
+        ..
+    } = &app.settings;
+    tracing::info!(%address, data = %data.display(), store = %store.display(), overlays = %overlays.display(), "serving");
     println!("diskette-service listens on http://{address}");
     recover(&app).await?;
     adopt_at_start(&app).await;
+    fetch_missing(&app).await;
     tokio::spawn(watch(Arc::clone(&app)));
     let service = crate::api::router(Arc::clone(&app));
     let service = service.into_make_service_with_connect_info::<SocketAddr>();

@@ -185,11 +185,6 @@ impl Spool {
         self.state().end == Some(End::Whole)
     }
 
-    /// Whether it was given up.
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.state().end == Some(End::Aborted)
-    }
-
     /// The SHA-256 of what has come.
     pub(crate) fn sha256(&self) -> [u8; 32] {
         self.writer().sha256.clone().finalize().into()

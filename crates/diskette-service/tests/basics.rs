@@ -31,6 +31,8 @@ fn an_empty_configuration_serves() {
         .plain("GET", "/api/v1/openapi.json", &[], &[])
         .expect(200);
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+    let refused = &description["paths"]["/api/v1/images"]["get"]["responses"]["401"];
+    assert!(refused["content"]["application/problem+json"].is_object());
     assert!(server.stop().success());
 }
 

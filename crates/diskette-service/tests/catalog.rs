@@ -287,6 +287,45 @@ fn events_are_told_in_order_and_go_on_where_one_left_off() {
 }
 
 #[test]
+fn an_image_that_is_in_use_is_not_deleted() {
+    let server = Server::start();
+    let image = stored(&server, &json!({"name": "disk"}), &disk(9));
+    let id = image["id"].as_str().unwrap().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let records = format!("sqlite:{}", server.data.join("records.sqlite").display());
+    let used = |query: &'static str| {
+        runtime.block_on(async {
+            use sqlx::Connection;
+            let mut records = sqlx::SqliteConnection::connect(&records).await.unwrap();
+            sqlx::query(query)
+                .bind(&id)
+                .execute(&mut records)
+                .await
+                .unwrap();
+        });
+    };
+    used("INSERT INTO image_uses (image, used_by) VALUES (?, 'node 7')");
+    let refusal = server
+        .call("DELETE", "/api/v1/images/disk", &[], &[])
+        .refused(409, "IN_USE");
+    assert_eq!(refusal["detail"], "used by node 7");
+    assert_eq!(
+        server.get("/api/v1/images/disk").expect(200)["in_use_by"],
+        1
+    );
+    used("DELETE FROM image_uses WHERE image = ?");
+    assert_eq!(
+        server
+            .call("DELETE", "/api/v1/images/disk", &[], &[])
+            .status,
+        204
+    );
+}
+
+#[test]
 fn projects_do_not_see_each_other() {
     let server = Server::start();
     stored(&server, &json!({"name": "disk"}), &disk(7));

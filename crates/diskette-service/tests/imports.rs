@@ -153,6 +153,37 @@ fn a_checksum_file_and_mirrors_are_used() {
 }
 
 #[test]
+fn what_is_listed_and_missing_is_fetched_at_the_start() {
+    let other = other(router(), 0);
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("catalog.json");
+    let entries = json!({"router.qcow2": format!("{}/disk.vmdk", other.address), "gone": format!("{}/gone", other.address)});
+    std::fs::write(&list, entries.to_string()).unwrap();
+    let flags = [
+        "--allow-private-urls",
+        "true",
+        "--auto-download",
+        "true",
+        "--catalog",
+        list.to_str().unwrap(),
+    ];
+    let mut server = Server::with(&flags);
+    server.until("/api/v1/images/router", |image| image["state"] == "ready");
+    let before = other.requests.load(Ordering::Relaxed);
+    server.kill_and_restart();
+    server.until("/api/v1/images?state=failed", |page| {
+        page["items"][0]["name"] == "gone"
+    });
+    assert_eq!(
+        server.get("/api/v1/images/router").expect(200)["state"],
+        "ready"
+    );
+    // What is there is not asked for again.
+    assert!(other.requests.load(Ordering::Relaxed) <= before + 1);
+    server.plain("GET", "/api/v1/health", &[], &[]).expect(200);
+}
+
+#[test]
 fn addresses_of_private_networks_are_not_asked() {
     let server = Server::start();
     let other = other(router(), 0);

@@ -65,7 +65,7 @@ pub(crate) async fn put(
     target: Result<Json<Target>, JsonRejection>,
 ) -> Result<Response> {
     caller.need(Scope::Write)?;
-    let Json(target) = super::json(target)?;
+    let Json(target) = super::body(target)?;
     let name = label(&name)?;
     let row = catalog::row(&app.db, &caller, &target.image).await?;
     let mut change = app.db.change().await?;

@@ -91,7 +91,7 @@ pub(crate) async fn create(
     new: Result<Json<NewImage>, JsonRejection>,
 ) -> Result<Response> {
     caller.need(Scope::Write)?;
-    let Json(new) = super::json(new)?;
+    let Json(new) = super::body(new)?;
     let key = super::Key::of(&app, &caller, &headers, "POST images", &format!("{new:?}")).await?;
     let key = match key {
         Ok(key) => key,
@@ -246,7 +246,7 @@ pub(crate) async fn patch(
     wanted: Result<Json<ImageChange>, JsonRejection>,
 ) -> Result<Response> {
     caller.need(Scope::Write)?;
-    let Json(wanted) = super::json(wanted)?;
+    let Json(wanted) = super::body(wanted)?;
     let mut row = catalog::row(&app.db, &caller, &id).await?;
     expect_unchanged(&headers, row.revision)?;
     let old = row.revision;

@@ -32,7 +32,7 @@ pub(crate) async fn import(
     wanted: Result<Json<Import>, JsonRejection>,
 ) -> Result<Response> {
     caller.need(Scope::Write)?;
-    let Json(wanted) = super::json(wanted)?;
+    let Json(wanted) = super::body(wanted)?;
     let key = match Key::of(
         &app,
         &caller,

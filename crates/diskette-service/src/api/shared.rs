@@ -47,7 +47,7 @@ pub(crate) fn prefers_async(headers: &HeaderMap) -> bool {
 }
 
 /// A body, or why it is none.
-pub(crate) fn json<T>(body: Result<Json<T>, JsonRejection>) -> Result<Json<T>> {
+pub(crate) fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<Json<T>> {
     body.map_err(|error| match &error {
         JsonRejection::MissingJsonContentType(_) => {
             Problem::new(UNSUPPORTED_MEDIA, error.body_text())
