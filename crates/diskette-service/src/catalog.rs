@@ -6,8 +6,8 @@ mod list;
 mod names;
 
 pub(crate) use changes::{
-    New, create, failed, gone, insert_with_blob, made, ready, receiving, release, set_state,
-    write_manifest,
+    New, create, expected_after, failed, gone, insert_with_blob, made, ready, receiving, release,
+    set_state, write_manifest,
 };
 pub(crate) use image::{Image, Row, for_caller, manifest, number, row, rows_in_work};
 pub(crate) use list::{Filter, Page, list};

@@ -259,6 +259,15 @@ fn what_is_too_large_is_refused_before_it_costs_anything() {
     server
         .json("POST", "/api/v1/images", &new)
         .refused(403, "QUOTA_EXCEEDED");
+    // Nor is there room for what says nothing of its size, or says it late.
+    let made = server.json("POST", "/api/v1/images", &json!({"name": "late"}));
+    let path = format!(
+        "/api/v1/images/{}/file",
+        made.expect(201)["id"].as_str().unwrap()
+    );
+    server
+        .call("PUT", &path, &[], &[1; 1 << 16])
+        .refused(403, "QUOTA_EXCEEDED");
     let full = Server::with(&["--min-free", "1000T"]);
     full.json("POST", "/api/v1/images", &json!({"name": "a", "size": 1}))
         .refused(507, "DISK_FULL");

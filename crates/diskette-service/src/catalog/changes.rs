@@ -204,23 +204,32 @@ async fn reserve(app: &App, change: &mut Change, project: &str, room: u64) -> Re
     Ok(())
 }
 
-/// Bytes have come: room for so many is set aside, if that is not enough yet.
-pub(crate) async fn receiving(
-    app: &App,
-    id: &str,
-    project: &str,
-    received: u64,
-    reserved: u64,
-) -> Result<()> {
+/// Bytes have come: room for `expected` bytes in all is set aside, if that is not done yet.
+pub(crate) async fn receiving(app: &App, id: &str, received: u64, expected: u64) -> Result<()> {
     let mut change = app.db.change().await?;
-    reserve(app, &mut change, project, reserved.saturating_sub(received)).await?;
+    let found: Option<(String, i64)> =
+        sqlx::query_as("SELECT project, reserved FROM images WHERE id = ?")
+            .bind(id)
+            .fetch_optional(change.on())
+            .await?;
+    let (project, before) = found.ok_or_else(|| Problem::not_found("image", id))?;
+    let room = room_for(expected);
+    let more = room.saturating_sub(u64::try_from(before).unwrap_or(0));
+    if more > 0 {
+        reserve(app, &mut change, &project, more).await?;
+    }
     sqlx::query("UPDATE images SET bytes_received = ?, reserved = max(reserved, ?) WHERE id = ?")
         .bind(number(received))
-        .bind(number(reserved))
+        .bind(number(room))
         .bind(id)
         .execute(change.on())
         .await?;
     Ok(change.commit().await?)
+}
+
+/// How many bytes are expected where nobody has said it: as many again as have come, within bounds.
+pub(crate) fn expected_after(received: u64) -> u64 {
+    received.saturating_add(received.clamp(1 << 20, 256 << 20))
 }
 
 /// It is in another state.

@@ -257,10 +257,9 @@ impl Fetch<'_> {
     }
 
     fn take(&self, url: &str, mut from: impl Read, mut skip: u64) -> Result<()> {
-        const STEP: u64 = 256 << 20;
         let spool = &self.job.spool;
         let mut piece = vec![0; 256 << 10];
-        let mut room = spool.total().unwrap_or(0);
+        let mut room = 0;
         loop {
             let came = from.read(&mut piece).map_err(|error| failed(url, error))?;
             if came == 0 {
@@ -271,10 +270,11 @@ impl Fetch<'_> {
             let end = spool.watermark().saturating_add((came - passed) as u64);
             self.allowed(end)?;
             if end > room {
-                room = end.saturating_add(STEP);
-                let Job { image, project, .. } = &**self.job;
-                let reserved =
-                    catalog::receiving(self.app, image, project, end, room.saturating_mul(2));
+                room = match spool.total() {
+                    Some(total) => total,
+                    None => catalog::expected_after(end),
+                };
+                let reserved = catalog::receiving(self.app, &self.job.image, end, room);
                 self.runtime.block_on(reserved)?;
             }
             let taken = spool.append(&piece[passed..came]);

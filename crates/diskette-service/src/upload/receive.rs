@@ -30,8 +30,6 @@ pub(crate) struct Receiver {
 
 /// What waits for the thread, at most: pieces of what the network delivers at once.
 const WAITING: usize = 64;
-/// Room is asked for in steps of this, where nobody has said how much will come.
-const STEP: u64 = 256 << 20;
 
 impl Receiver {
     /// For the job's own spool, or another of the job's.
@@ -60,7 +58,7 @@ impl Receiver {
             job: Arc::clone(job),
             spool: Arc::clone(spool),
             received: spool.watermark(),
-            room: spool.total().unwrap_or(0),
+            room: 0,
             to_thread: Some(to_thread),
             thread: Some(thread),
         }
@@ -77,10 +75,11 @@ impl Receiver {
             return Err(Problem::bad_request(detail));
         }
         if self.received > self.room {
-            self.room = self.received.saturating_add(STEP);
-            let Job { image, project, .. } = &*self.job;
-            let reserved = self.room.saturating_mul(2);
-            catalog::receiving(&self.app, image, project, self.received, reserved).await?;
+            self.room = match self.spool.total() {
+                Some(total) => total,
+                None => catalog::expected_after(self.received),
+            };
+            catalog::receiving(&self.app, &self.job.image, self.received, self.room).await?;
         }
         let metrics = &self.app.metrics.received;
         metrics.fetch_add(bytes.len() as u64, Ordering::Relaxed);
