@@ -162,3 +162,117 @@ fn what_fails_is_told_with_the_act_and_the_bitmap() {
         "diskette: Need at least one of --add, --remove, --clear, --enable, --disable, or --merge\n"
     );
 }
+
+/// A folder with an image that has two bitmaps, and one that has an inconsistent one besides.
+fn sources() -> Option<(Tool, tempfile::TempDir)> {
+    let sides = Sides::new()?;
+    let folder = sides.theirs;
+    let run = |args: &str| sides.qemu_img.run_in(folder.path(), args.split(' '));
+    run("bitmap --add --merge fine source.qcow2 coarse");
+    run("bitmap --add --disable -g 1M source.qcow2 none");
+    run("bitmap --add broken.qcow2 sound");
+    Some((sides.qemu_img, folder))
+}
+
+#[test]
+fn bitmaps_are_copied_as_qemu_img_copies_them() {
+    let Some((qemu_img, folder)) = sources() else {
+        return;
+    };
+    let bitmaps = |image: &str| {
+        let info = theirs(&qemu_img, folder.path(), ["info", "--output=json", image]);
+        let list = &info.json().unwrap()["format-specific"]["data"]["bitmaps"];
+        let list = list.as_array().into_iter().flatten();
+        let mut list: Vec<String> = list.map(Json::to_string).collect();
+        list.sort();
+        list
+    };
+    for args in [
+        "-O qcow2 --bitmaps source.qcow2",
+        "-O qcow2 -c -o cluster_size=4k --bitmaps source.qcow2",
+        "-O qcow2 -n --bitmaps source.qcow2",
+        "-O qcow2 --bitmaps --skip-broken-bitmaps broken.qcow2",
+        "-O qcow2 --bitmaps broken.qcow2",
+        "-O qcow2 --skip-broken-bitmaps broken.qcow2",
+        "-O raw --bitmaps source.qcow2",
+        "-O qcow2 -o compat=0.10 --bitmaps source.qcow2",
+        "-O qcow2 --bitmaps disk.raw",
+        "-O qcow2 --bitmaps disk.qcow2",
+        "-O qcow2 --bitmaps old.qcow2",
+        "-O qcow2 --bitmaps source.qcow2 source.qcow2",
+    ] {
+        for name in ["ours.img", "theirs.img"] {
+            let _ = std::fs::remove_file(folder.path().join(name));
+            if args.contains("-n") {
+                qemu_img.run_in(folder.path(), ["create", "-q", "-f", "qcow2", name, "1M"]);
+            }
+        }
+        let with = |target| {
+            ["convert"]
+                .into_iter()
+                .chain(args.split(' '))
+                .chain([target])
+        };
+        let ours = ours(folder.path(), with("ours.img"));
+        let theirs = theirs(&qemu_img, folder.path(), with("theirs.img"));
+        assert_eq!(
+            ours.code, theirs.code,
+            "{args}: {} / {}",
+            ours.err, theirs.err
+        );
+        assert_eq!(ours.err.is_empty(), theirs.err.is_empty(), "{args}");
+        if ours.code != Some(0) {
+            assert!(!folder.path().join("ours.img").exists(), "{args}");
+            continue;
+        }
+        assert_eq!(bitmaps("ours.img"), bitmaps("theirs.img"), "{args}");
+        qemu_img.run_in(folder.path(), ["check", "-q", "ours.img"]);
+        let compare = ["compare", "-q", "ours.img", "theirs.img"];
+        qemu_img.run_in(folder.path(), compare);
+    }
+    // What they say: merged into one that knew nothing, and told by us and by QEMU alike.
+    for name in ["fine", "coarse", "none"] {
+        let args = [
+            "convert",
+            "-O",
+            "qcow2",
+            "--bitmaps",
+            "source.qcow2",
+            "ours.img",
+        ];
+        assert_eq!(ours(folder.path(), args).code, Some(0));
+        let options = diskette::safe_options();
+        let runs = |image: &str| {
+            let path = folder.path().join(image);
+            let bitmap = diskette::open_bitmap(path, name, &options).unwrap();
+            (
+                bitmap.next_dirty(0).unwrap(),
+                bitmap.next_dirty(500 << 10).unwrap(),
+            )
+        };
+        assert_eq!(runs("ours.img"), runs("source.qcow2"), "{name}");
+    }
+}
+
+#[test]
+fn measure_counts_all_bitmaps_as_qemu_img_does() {
+    let Some((qemu_img, folder)) = sources() else {
+        return;
+    };
+    for image in ["source.qcow2", "broken.qcow2", "disk.qcow2", "old.qcow2"] {
+        for options in ["cluster_size=64k", "cluster_size=512", "compat=0.10"] {
+            let args = [
+                "measure",
+                "--output=json",
+                "-O",
+                "qcow2",
+                "-o",
+                options,
+                image,
+            ];
+            let ours = ours(folder.path(), args).json().unwrap();
+            let theirs = theirs(&qemu_img, folder.path(), args).json().unwrap();
+            assert_eq!(ours, theirs, "{image} {options}");
+        }
+    }
+}

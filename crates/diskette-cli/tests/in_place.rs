@@ -107,3 +107,60 @@ fn disks_grow_and_shrink() {
     }
     bench.theirs("check -q a.qcow2");
 }
+
+#[test]
+fn what_is_new_gets_its_place_as_qemu_img_gives_it() {
+    let Some(bench) = Bench::new() else { return };
+    // Neighbours alike are one run.
+    let map = |name: &str| -> Vec<(u64, Json, Json)> {
+        let map = bench.theirs(&format!("map --output=json {name}"));
+        let map: Json = serde_json::from_str(&map).unwrap();
+        let runs = map.as_array().unwrap().iter();
+        let runs = runs.map(|run| {
+            let start = run["start"].as_u64().unwrap();
+            (start, run["data"].clone(), run["zero"].clone())
+        });
+        let mut runs: Vec<_> = runs.collect();
+        runs.dedup_by(|next, run| (&next.1, &next.2) == (&run.1, &run.2));
+        runs
+    };
+    for options in [
+        "compat=1.1",
+        "cluster_size=4k",
+        "compat=0.10",
+        "extended_l2=on",
+    ] {
+        for mode in ["off", "metadata", "falloc", "full"] {
+            for name in ["ours.qcow2", "theirs.qcow2"] {
+                bench.theirs(&format!("create -q -f qcow2 -o {options} {name} 2M"));
+                bench.write(name, "write -P 1 0 1M");
+            }
+            let args = |name: &str| format!("resize --preallocation={mode} {name} 5M");
+            assert_eq!(
+                bench.ours(&args("ours.qcow2")),
+                bench.theirs(&args("theirs.qcow2"))
+            );
+            bench.theirs("check -q ours.qcow2");
+            bench.theirs("compare -q ours.qcow2 theirs.qcow2");
+            // Where a cluster has zeros that are stored, the host tells of them as it likes.
+            if mode != "full" || options != "extended_l2=on" {
+                assert_eq!(map("ours.qcow2"), map("theirs.qcow2"), "{options} {mode}");
+            }
+        }
+    }
+    bench.theirs("create -q -f raw disk.raw 1M");
+    for mode in ["falloc", "full"] {
+        bench.ours(&format!(
+            "resize -f raw --preallocation={mode} disk.raw +1M"
+        ));
+    }
+    bench.refused("resize -f raw --preallocation=metadata disk.raw +1M");
+    bench.refused("resize --preallocation=full ours.qcow2 5M");
+    bench.refused("resize --shrink --preallocation=full ours.qcow2 1M");
+    let wrong = ours(
+        bench.folder(),
+        "resize --preallocation=none ours.qcow2 6M".split(' '),
+    );
+    assert_eq!(wrong.code, Some(1));
+    assert_eq!(bench.virtual_size("ours.qcow2"), 5 << 20);
+}

@@ -21,7 +21,8 @@ pub struct DifferenceOptions<'a> {
 }
 
 /// Writes into the top layer of `old` what shows through its holes, where `new`, which is to lie below it, would show
-/// something else. `target` writes that layer. Nothing below shows where a disk has ended.
+/// something else. `target` writes that layer, and zeros that it is given hide what will lie below
+/// ([`OverlayFormat::edit_overlay`](diskette_core::OverlayFormat::edit_overlay)). Nothing below shows where a disk has ended.
 pub fn copy_differences(
     old: &Chain,
     new: Option<&dyn BlockReader>,
@@ -114,8 +115,7 @@ impl Copying<'_> {
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        // Where nothing lies below, a writer need not tell zeros from holes: these are to be data.
-        match is_zero(bytes) && self.old.layers().len() > 1 {
+        match is_zero(bytes) {
             true => self.target.write_zeros(offset, bytes.len() as u64),
             false => self.target.write_at(bytes, offset),
         }

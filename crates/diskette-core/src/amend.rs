@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{BackingImage, OpenContext, OptionSpec, Options, Result, StorageMut};
+use crate::{
+    BackingImage, BlockReader, BlockWriter, OpenContext, OptionSpec, Options, Result, StorageMut,
+};
 
 /// What only formats whose images can lie over another, and be made to lie over yet another, can do.
 ///
@@ -17,6 +19,17 @@ pub trait OverlayFormat: Send + Sync {
         backing: Option<&BackingImage>,
         cx: &OpenContext<'_>,
     ) -> Result<()>;
+
+    /// The disk of an image, to be made ready for another image below it: as
+    /// [`WritableFormat::edit`](crate::WritableFormat::edit) has it, but that zeros which are written hide whatever will lie
+    /// below, and that clusters which get a new place are compressed, if that is wanted and makes them shorter.
+    fn edit_overlay(
+        &self,
+        image: Arc<dyn StorageMut>,
+        below: Option<Arc<dyn BlockReader>>,
+        compress: bool,
+        cx: &OpenContext<'_>,
+    ) -> Result<Box<dyn BlockWriter>>;
 
     /// Gives up all that an overlay holds, so that everywhere what lies below shows. Its snapshots stay. Where it is cut off
     /// a part may show already.

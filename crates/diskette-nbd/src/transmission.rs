@@ -166,10 +166,10 @@ impl<C: Read + Write> Session<'_, C> {
         self.settle(request, writer)
     }
 
-    /// The client does not need what is there any more. Zeros are as good as anything.
+    /// The client does not need what is there any more.
     fn trim(&self, request: &Request) -> Result<(), Refusal> {
         let writer = self.check_writable(request)?;
-        writer.write_zeros(request.offset, request.len.into())?;
+        writer.discard(request.offset, request.len.into())?;
         self.settle(request, writer)
     }
 

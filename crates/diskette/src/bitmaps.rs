@@ -35,7 +35,7 @@ pub fn edit_bitmaps(
     let file = FileStorageMut::open(path)?;
     file.lock()?;
     let format = registry().choose(&options.format, &file)?;
-    bitmaps(format)?.edit_bitmaps(Arc::new(file), &options.context())
+    bitmap_format(format)?.edit_bitmaps(Arc::new(file), &options.context())
 }
 
 /// A persistent bitmap of the image at `path`, to be read.
@@ -48,10 +48,11 @@ pub fn open_bitmap(
         storage, options, ..
     } = source(path, options)?;
     let format = registry().choose(&options.format, &*storage)?;
-    bitmaps(format)?.open_bitmap(storage, name, &options.context())
+    bitmap_format(format)?.open_bitmap(storage, name, &options.context())
 }
 
-fn bitmaps(format: &'static dyn Format) -> Result<&'static dyn BitmapFormat> {
+/// What a format can do with persistent bitmaps.
+pub(crate) fn bitmap_format(format: &'static dyn Format) -> Result<&'static dyn BitmapFormat> {
     let bitmaps = format.bitmaps();
     bitmaps.ok_or_else(|| Error::unsupported(format.name(), "persistent bitmaps"))
 }

@@ -49,6 +49,8 @@ pub struct Rebase<'a> {
     pub backing: Option<BackingImage>,
     /// Whether only the name is changed: what the guest sees then is the caller's affair. No other file is opened.
     pub name_only: bool,
+    /// Whether what is copied is compressed.
+    pub compress: bool,
     /// Progress and cancellation.
     pub control: Control<'a>,
 }
@@ -208,8 +210,8 @@ impl Rebase<'_> {
     ) -> Result<()> {
         if let Some(Around { chain, below, new }) = around {
             let below = below.map(|below| Arc::new(below) as _);
-            let writable = writable(format.name())?;
-            let target = writable.edit(Arc::clone(&overlay), below, &options.context())?;
+            let (target, context) = (Arc::clone(&overlay), options.context());
+            let target = overlays(format)?.edit_overlay(target, below, self.compress, &context)?;
             self.copy(&chain, new.as_ref(), &*target)?;
         }
         overlays(format)?.set_backing(overlay, self.backing.as_ref(), &options.context())

@@ -7,12 +7,13 @@ use std::{fs, io};
 
 use diskette_convert::{ConvertOptions, OnePass, convert, convert_into};
 use diskette_core::{
-    BackingImage, BlockReader, BlockWriter, Chain, Error, Measure, NewImage, OpenOptions, Result,
-    StorageMut, WritableFormat,
+    BackingImage, BitmapFormat, BitmapReader, BitmapWriter, BlockReader, BlockWriter, Chain, Error,
+    FormatChoice, Measure, NewBitmap, NewImage, OpenOptions, Result, StorageMut, WritableFormat,
 };
 use diskette_storage::{FileStorageMut, NewFiles, UnsyncedStorage};
 
-use crate::registry;
+use crate::bitmaps::bitmap_format;
+use crate::{registry, safe_options};
 
 /// A conversion of a disk into an image, to be described step by step and then run.
 ///
@@ -42,6 +43,8 @@ pub struct Conversion<'a> {
     pub reserve: bool,
     /// Files that no part of the image may replace: those that the source is read from.
     pub kept: Vec<String>,
+    /// Persistent bitmaps that the image is to have copies of.
+    pub bitmaps: Vec<Arc<dyn BitmapReader>>,
 }
 
 impl<'a> Conversion<'a> {
@@ -54,6 +57,7 @@ impl<'a> Conversion<'a> {
             sync: false,
             reserve: false,
             kept: Vec::new(),
+            bitmaps: Vec::new(),
         }
     }
 
@@ -134,10 +138,37 @@ impl<'a> Conversion<'a> {
         let files = NewFiles::create(path)?.keeping(&self.kept);
         let writer = format.create(files.storage(), &files, &image)?;
         convert(source, writer, engine)?;
+        self.add_bitmaps(|format| {
+            let options = safe_options();
+            let mut context = options.context();
+            context.secrets = &image.secrets;
+            context.options = &image.options;
+            format.edit_bitmaps(files.storage(), &context)
+        })?;
         if self.reserve {
             files.reserve()?;
         }
         Ok(files)
+    }
+
+    /// Adds copies of the bitmaps to an image that is whole otherwise.
+    fn add_bitmaps(
+        &self,
+        edit: impl FnOnce(&dyn BitmapFormat) -> Result<Box<dyn BitmapWriter>>,
+    ) -> Result<()> {
+        if self.bitmaps.is_empty() {
+            return Ok(());
+        }
+        let bitmaps = edit(bitmap_format(registry().get(&self.format)?)?)?;
+        for from in &self.bitmaps {
+            let known = from.info();
+            let mut copy = NewBitmap::named(&known.name);
+            copy.granularity = Some(known.granularity);
+            copy.enabled = known.enabled;
+            bitmaps.add(&copy)?;
+            bitmaps.merge(&known.name, &**from)?;
+        }
+        Ok(())
     }
 
     /// Writes into the image at `path`, which is there already. What its disk has beyond the source's stays.
@@ -157,7 +188,11 @@ impl<'a> Conversion<'a> {
             },
         )?;
         convert_into(source, &*target, &self.engine)?;
-        target.close()
+        target.close()?;
+        drop(target);
+        let mut named = options.clone();
+        named.format = FormatChoice::Named(self.format.clone());
+        self.add_bitmaps(|_| crate::edit_bitmaps(path.as_ref(), &named))
     }
 }
 

@@ -6,9 +6,12 @@ use std::io::{self, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
-use diskette::core::{BlockReader, Chain, Error, FormatChoice, OpenOptions};
+use diskette::core::{
+    BitmapInfo, BitmapReader, BlockReader, Chain, Error, FormatChoice, OpenOptions,
+};
 use diskette::engine::{
     self, CompareOptions, Comparison, Concat, ConvertOptions, OnePass, PassingDigests, TopLayer,
 };
@@ -132,6 +135,14 @@ pub(crate) struct Convert {
     #[arg(long)]
     verify: bool,
 
+    /// Copy the source's persistent bitmaps, too
+    #[arg(long)]
+    bitmaps: bool,
+
+    /// Leave out bitmaps that are inconsistent
+    #[arg(long, requires = "bitmaps")]
+    skip_broken_bitmaps: bool,
+
     /// Print the SHA-256 of the disk, computed on the way: what 'digest' prints of the source and of the target
     #[arg(long)]
     digest: bool,
@@ -170,7 +181,8 @@ pub(crate) fn run(args: &Convert) -> Outcome {
     if args.target_format == ova::NAME {
         return args.write_ova(sources, target);
     }
-    let conversion = args.conversion(target)?;
+    let mut conversion = args.conversion(target)?;
+    conversion.bitmaps = args.open_bitmaps(sources, target)?;
     let has_backing = conversion.image.backing.is_some();
     let source = args.open_source(sources, target, has_backing)?;
 
@@ -260,6 +272,55 @@ impl Convert {
         conversion.image.secrets = self.opening.secrets()?;
         conversion.sync = self.target_cache != "unsafe";
         Ok(conversion)
+    }
+
+    /// The source's bitmaps, if they are to be copied.
+    fn open_bitmaps(
+        &self,
+        sources: &[PathBuf],
+        target: &Path,
+    ) -> Result<Vec<Arc<dyn BitmapReader>>, Failure> {
+        if !self.bitmaps {
+            return Ok(Vec::new());
+        }
+        let [source] = sources else {
+            return Err(Failure::new(
+                "Copying bitmaps only possible with single source",
+            ));
+        };
+        let (path, options) = self.opening(source)?;
+        let lacks = || Failure::new("Source lacks bitmap support");
+        if pipes::input(&path)?.is_some() {
+            return Err(lacks());
+        }
+        let info = diskette::inspect(&path, options.clone())?.info;
+        let bitmaps = info.bitmaps.ok_or_else(lacks)?;
+        let format = diskette::registry().get(&self.target_format)?;
+        if format.bitmaps().is_none() || sink::is_sink(target) {
+            return Err(Failure::new(format!(
+                "Format driver '{}' does not support bitmaps here",
+                self.target_format
+            )));
+        }
+        let mut found = Vec::new();
+        for BitmapInfo {
+            name, consistent, ..
+        } in bitmaps
+        {
+            match (consistent, self.skip_broken_bitmaps) {
+                (true, _) => found.push(diskette::open_bitmap(&path, &name, &options)?.into()),
+                (false, true) => {
+                    eprintln!("diskette: warning: Skipping inconsistent bitmap '{name}'");
+                }
+                (false, false) => {
+                    return Err(Failure::new(format!(
+                        "Cannot copy inconsistent bitmap '{name}'\n\
+                         Try --skip-broken-bitmaps, or use 'diskette bitmap --remove' to delete it"
+                    )));
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn open_source(

@@ -35,7 +35,7 @@ pub(crate) struct Rebase {
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
 
-    /// Compress what is copied: not supported
+    /// Compress what is copied into the overlay
     #[arg(short, long)]
     compress: bool,
 
@@ -63,11 +63,6 @@ pub(crate) struct Rebase {
 }
 
 pub(crate) fn run(args: &Rebase) -> Outcome {
-    if args.compress {
-        return Err(Failure::new(
-            "-c: what is written into an image that exists is not compressed; 'diskette convert -c' makes a compressed one",
-        ));
-    }
     let backing = args.backing()?;
     let (path, options) = args.opening.image(&args.filename, args.format.as_deref())?;
     let progress = progress::Meter::new(args.work.progress && !args.quiet);
@@ -75,6 +70,7 @@ pub(crate) fn run(args: &Rebase) -> Outcome {
     let mut rebase = diskette::Rebase::default();
     rebase.backing = backing;
     rebase.name_only = args.backing_unsafe;
+    rebase.compress = args.compress;
     rebase.control = args.work.control(&tell);
     let done = rebase.run(&path, &options);
     match &done {

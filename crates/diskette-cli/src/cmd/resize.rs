@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use diskette::core::Preallocation;
 
 use crate::args::{Opening, size};
 use crate::failure::{Failure, Outcome};
@@ -35,12 +36,37 @@ pub(crate) struct Resize {
     #[arg(long)]
     shrink: bool,
 
+    /// What is done ahead for what is new: nothing (off), a place in the tables (metadata), space of the host (falloc),
+    /// zeros written (full)
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    preallocation: Mode,
+
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
 
     #[command(flatten)]
     opening: Opening,
+}
+
+/// When what is new gets its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Off,
+    Metadata,
+    Falloc,
+    Full,
+}
+
+impl Mode {
+    const fn preallocation(self) -> Option<Preallocation> {
+        match self {
+            Self::Off => None,
+            Self::Metadata => Some(Preallocation::Metadata),
+            Self::Falloc => Some(Preallocation::Reserved),
+            Self::Full => Some(Preallocation::Full),
+        }
+    }
 }
 
 pub(crate) fn run(args: &Resize) -> Outcome {
@@ -53,7 +79,17 @@ pub(crate) fn run(args: &Resize) -> Outcome {
             disk.size()
         )));
     }
+    let old = disk.size();
+    let preallocation = args.preallocation.preallocation();
+    if preallocation.is_some() && wanted <= old {
+        return Err(Failure::new(
+            "Preallocation can only be used for growing images",
+        ));
+    }
     disk.resize(wanted)?;
+    if let Some(how) = preallocation {
+        disk.preallocate(old, wanted - old, how)?;
+    }
     disk.close()?;
     if !args.quiet {
         writeln!(io::stdout(), "Image resized.")?;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use diskette_core::{BackingImage, Error, OpenContext, OverlayFormat, Result, StorageMut};
+use diskette_core::{
+    BackingImage, BlockReader, BlockWriter, Error, OpenContext, OverlayFormat, Result, StorageMut,
+};
 
 use super::head::{Head, clear_unknown_autoclear_bits};
 use crate::header::Header;
@@ -27,6 +29,16 @@ impl OverlayFormat for Qcow2 {
             return head.write();
         };
         Err(Error::unsupported(FORMAT, why))
+    }
+
+    fn edit_overlay(
+        &self,
+        image: Arc<dyn StorageMut>,
+        below: Option<Arc<dyn BlockReader>>,
+        compress: bool,
+        cx: &OpenContext<'_>,
+    ) -> Result<Box<dyn BlockWriter>> {
+        edit::open_overlay(image, below, compress, cx)
     }
 
     fn empty(&self, image: Arc<dyn StorageMut>, cx: &OpenContext<'_>) -> Result<()> {

@@ -45,6 +45,7 @@ impl Image {
         let part = &buf[..left.min(buf.len())];
         match self.own_place(&found)? {
             Some(place) => self.write_in_place(&found, place, part, offset)?,
+            None if self.write_stream(&found, part, offset)? => {}
             None if part.len() == self.geometry.cluster_len() => return self.write_run(found, buf),
             None => self.write_anew(&found, part, offset)?,
         }

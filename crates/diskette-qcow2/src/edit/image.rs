@@ -15,6 +15,7 @@ use super::bitmaps::Bitmaps;
 use super::cache::{ClusterCache, sync, write, write_zeros};
 use super::files::{DataFile, Files};
 use super::lazy::LazyRefcounts;
+use super::streams::Streams;
 use crate::encryption::ClusterCipher;
 use crate::entry::L1Entry;
 use crate::geometry::Geometry;
@@ -39,6 +40,8 @@ pub(super) struct Image {
     pub(super) l2: ClusterCache,
     pub(super) allocator: Allocator,
     pub(super) bitmaps: Bitmaps,
+    /// How clusters are compressed that get a new place, if they are.
+    pub(super) streams: Option<Streams>,
     /// Held for reading while clusters are read or written without a lock on the image. Who takes it whole knows that nobody
     /// reads or writes a cluster that was given up.
     io: Arc<RwLock<()>>,
@@ -91,6 +94,7 @@ impl Image {
             l2: ClusterCache::new(geometry.cluster_len(), cx.limits.cache_bytes),
             allocator,
             bitmaps,
+            streams: None,
             io,
             limits: cx.limits.clone(),
         })
@@ -217,6 +221,9 @@ impl Image {
         let file_size = storage.total_size()?;
         let cluster_size = self.geometry.cluster_size();
         for run in freed {
+            if let Some(streams) = &mut self.streams {
+                streams.forget(&run);
+            }
             for offset in run.clone().step_by(self.geometry.cluster_len()) {
                 self.l2.forget(offset);
                 self.bitmaps.forget(offset);

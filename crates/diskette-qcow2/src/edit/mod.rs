@@ -21,8 +21,10 @@ mod files;
 mod growth;
 mod image;
 mod lazy;
+mod preallocated;
 mod resize;
 mod snapshots;
+mod streams;
 mod tables;
 mod tree;
 mod view;
@@ -49,13 +51,23 @@ pub(crate) fn open(
 ) -> Result<Box<dyn BlockWriter>> {
     let io = Arc::new(RwLock::new(()));
     let image = Image::open(storage, below, Arc::clone(&io), cx)?;
-    Ok(Box::new(Editor {
-        size: AtomicU64::new(image.size),
-        tracks_writes: image.bitmaps.track_writes(),
-        files: image.files.clone(),
-        image: Mutex::new(image),
-        io,
-    }))
+    Ok(Box::new(Editor::new(image, io)))
+}
+
+/// The same of an image that will lie over another one: zeros hide what is below, whether anything is by now or not.
+pub(crate) fn open_overlay(
+    storage: Arc<dyn StorageMut>,
+    below: Option<Arc<dyn BlockReader>>,
+    compress: bool,
+    cx: &OpenContext<'_>,
+) -> Result<Box<dyn BlockWriter>> {
+    let io = Arc::new(RwLock::new(()));
+    let mut image = Image::open(storage, below, Arc::clone(&io), cx)?;
+    image.files.below.get_or_insert_with(|| Arc::new(Nothing));
+    if compress {
+        image.compress()?;
+    }
+    Ok(Box::new(Editor::new(image, io)))
 }
 
 /// Gives up all that an overlay holds.
@@ -84,6 +96,16 @@ struct Editor {
 }
 
 impl Editor {
+    fn new(image: Image, io: Arc<RwLock<()>>) -> Self {
+        Self {
+            size: AtomicU64::new(image.size),
+            tracks_writes: image.bitmaps.track_writes(),
+            files: image.files.clone(),
+            image: Mutex::new(image),
+            io,
+        }
+    }
+
     // A panic elsewhere while the lock was held leaves a map that can be read: go on.
     fn lock(&self) -> MutexGuard<'_, Image> {
         self.image.lock().unwrap_or_else(PoisonError::into_inner)
@@ -205,11 +227,16 @@ impl BlockWriter for Editor {
     }
 
     fn preallocate(&self, offset: u64, len: u64, how: Preallocation) -> Result<()> {
-        let _ = (offset, len, how);
-        Err(diskette_core::Error::unsupported(
-            crate::FORMAT,
-            "preallocation",
-        ))
+        check_range(self.size(), offset, len)?;
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let mut image = self.lock();
+            check_range(image.size, at, end - at)?;
+            image.prepare()?;
+            at = image.preallocate_some(at, end, how)?;
+        }
+        Ok(())
     }
 
     fn snapshots(&self) -> Option<&dyn SnapshotWriter> {

@@ -1,5 +1,6 @@
 //! Images that exist are changed: held against disks in memory, against qemu-img and qemu-io, and cut off by crashes.
 
+mod ahead;
 mod amended;
 mod bitmaps;
 mod crash;
