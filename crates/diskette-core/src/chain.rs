@@ -102,7 +102,7 @@ impl Chain {
         Ok((depth, found))
     }
 
-    /// The name of one of the chain's files, by its number in a [`HostOffset`].
+    /// The name of one of the chain's files, by its number in a [`HostOffset`](crate::HostOffset).
     #[must_use]
     pub fn file_name(&self, file: u16) -> Option<&str> {
         let (layer, within) = self.layer_of_file(file);
