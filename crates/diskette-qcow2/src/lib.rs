@@ -7,7 +7,7 @@
 //! | zero clusters, extended L2 entries with subclusters | yes | yes | yes |
 //! | backing images | named; the chain opens them | yes | what holes show is copied up |
 //! | preallocation | yes | yes | kept |
-//! | external data files, raw ones too | yes, by the caller's resolver | no | yes, by the caller's resolver |
+//! | external data files, raw ones too | yes, by the caller's resolver | yes, in the image's folder | yes, by the caller's resolver |
 //! | internal snapshots | yes, by id or name; the disk keeps its present size, as with `qemu-img convert -l` | no | kept; taken, applied, deleted |
 //! | the disk's size | | | larger and smaller, over a longer base too |
 //! | the image below | | | another, or none, named instead; version, width of refcounts and lazy refcounts changed |

@@ -40,10 +40,11 @@ impl NewEncryption {
         }))
     }
 
-    /// Writes the header into the next clusters, and gives its place, and the storage for data.
+    /// Writes the header into the next clusters, and gives its place, and the storage for data: `payload` behind the cipher.
     pub(super) fn write(
         self,
         storage: &Arc<dyn StorageMut>,
+        payload: &Arc<dyn StorageMut>,
         host: &mut HostSpace,
         settings: &Settings,
     ) -> Result<(LuksPlace, Arc<dyn StorageMut>)> {
@@ -53,7 +54,7 @@ impl NewEncryption {
         storage
             .write_at(&self.bytes, offset)
             .map_err(|source| storage.failed("write", offset, bytes, source))?;
-        let data = EncryptedStorage::new(Arc::clone(storage), self.cipher, 0);
+        let data = EncryptedStorage::new(Arc::clone(payload), self.cipher, 0);
         Ok((LuksPlace { offset, len }, Arc::new(data)))
     }
 }

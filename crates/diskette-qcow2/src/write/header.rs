@@ -82,6 +82,7 @@ fn features(settings: &Settings) -> spec::HeaderV3 {
             compression_type != spec::COMPRESSION_DEFLATE,
             spec::INCOMPATIBLE_COMPRESSION_TYPE,
         ),
+        (settings.data_file.is_some(), spec::INCOMPATIBLE_DATA_FILE),
         (
             settings.geometry.extended_l2(),
             spec::INCOMPATIBLE_EXTENDED_L2,
@@ -91,6 +92,11 @@ fn features(settings: &Settings) -> spec::HeaderV3 {
         incompatible_features: bits(&incompatible).into(),
         compatible_features: bits(&[(settings.lazy_refcounts, spec::COMPATIBLE_LAZY_REFCOUNTS)])
             .into(),
+        autoclear_features: bits(&[(
+            matches!(&settings.data_file, Some(data_file) if data_file.is_raw),
+            spec::AUTOCLEAR_DATA_FILE_RAW,
+        )])
+        .into(),
         refcount_order: settings.geometry.refcount_order().into(),
         header_length: spec::HEADER_V3_FULL_LEN.into(),
         compression_type,
@@ -110,6 +116,9 @@ fn add_extensions(bytes: &mut Vec<u8>, settings: &Settings, luks: Option<LuksPla
             spec::EXTENSION_BACKING_FORMAT,
             backing.format.as_bytes(),
         );
+    }
+    if let Some(data_file) = &settings.data_file {
+        add_extension(bytes, spec::EXTENSION_DATA_FILE, data_file.name.as_bytes());
     }
     if let Some(LuksPlace { offset, len }) = luks {
         let extension = spec::EncryptionExtension {

@@ -203,6 +203,7 @@ pub(super) fn refuse_all_but_compression(settings: &Settings) -> Result<()> {
     let feature = match settings.preallocation {
         _ if settings.luks.is_some() => "an encrypted image in a stream",
         _ if settings.backing.is_some() => "a stream over a backing file",
+        _ if settings.data_file.is_some() => "a data file beside a stream",
         Preallocation::Off => return Ok(()),
         _ => "preallocation in a stream",
     };

@@ -32,7 +32,9 @@ use crate::refcount::set_refcount;
 pub(super) struct Layout {
     settings: Settings,
     storage: Arc<dyn StorageMut>,
-    /// Where packed chunks are written: the same, or the same behind a cipher.
+    /// The file for guest data alone, in which each cluster lies at its guest offset.
+    data_file: Option<Arc<dyn StorageMut>>,
+    /// Where packed chunks are written: one of these, perhaps behind a cipher.
     data: Arc<dyn StorageMut>,
     luks: Option<LuksPlace>,
     /// What the last cluster has behind the disk's end, if it is enciphered: host offset and bytes.
@@ -45,6 +47,7 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn new(
         storage: Arc<dyn StorageMut>,
+        data_file: Option<Arc<dyn StorageMut>>,
         settings: Settings,
         encryption: Option<NewEncryption>,
     ) -> Result<Self> {
@@ -61,21 +64,24 @@ impl Layout {
             .map_err(|source| storage.failed("truncate", 0, 0, source))?;
         let clusters = geometry.clusters(settings.size);
         let mut host = HostSpace::new(geometry);
+        let payload = data_file.as_ref().unwrap_or(&storage);
         let (luks, data) = match encryption {
-            None => (None, Arc::clone(&storage)),
+            None => (None, Arc::clone(payload)),
             Some(encryption) => {
-                let (place, data) = encryption.write(&storage, &mut host, &settings)?;
+                let (place, data) = encryption.write(&storage, payload, &mut host, &settings)?;
                 (Some(place), data)
             }
         };
         let preallocated = match settings.preallocation {
             Preallocation::Off => None,
+            _ if data_file.is_some() => Some(0),
             _ => Some(host.clusters(clusters)?),
         };
         let layout = Self {
             tables: NewTables::new(geometry, clusters, preallocated),
             settings,
             storage,
+            data_file,
             data,
             luks,
             tail: None,
@@ -87,18 +93,26 @@ impl Layout {
     }
 
     fn preallocate(&self) -> Result<()> {
+        if let Some(data_file) = &self.data_file {
+            set_size(&**data_file, self.settings.size)?;
+        }
         let Some(first) = self.tables.preallocated() else {
             return Ok(());
         };
-        let len = (self.host.end() << self.geometry().cluster_bits()) - first;
+        let (storage, len) = match &self.data_file {
+            Some(data_file) => (data_file, self.settings.size),
+            None => {
+                let end = self.host.end() << self.geometry().cluster_bits();
+                (&self.storage, end - first)
+            }
+        };
         match self.settings.preallocation {
             Preallocation::Off | Preallocation::Metadata => Ok(()),
-            Preallocation::Reserved => self
-                .storage
+            Preallocation::Reserved => storage
                 .allocate(first, len)
-                .map_err(|source| self.storage.failed("allocate", first, len, source)),
+                .map_err(|source| storage.failed("allocate", first, len, source)),
             Preallocation::Full => {
-                let mut batch = Batch::new(&*self.storage);
+                let mut batch = Batch::new(&**storage);
                 batch.zeros(first, len)?;
                 batch.write()
             }
@@ -148,6 +162,7 @@ impl Layout {
         let count = self.clusters_of(chunk).count() as u64;
         let host = match self.tables.preallocated() {
             Some(first) => first + chunk,
+            None if self.data_file.is_some() => chunk,
             None => self.host.clusters(count)?,
         };
         if self.tables.preallocated().is_some() && !self.geometry().extended_l2() {
@@ -155,7 +170,7 @@ impl Layout {
         }
         let missing =
             (count << self.geometry().cluster_bits()).saturating_sub(self.settings.size - chunk);
-        if self.luks.is_some() && missing > 0 {
+        if self.luks.is_some() && self.data_file.is_none() && missing > 0 {
             self.tail = Some((host + (self.settings.size - chunk), missing));
         }
         for (guest, len) in self.clusters_of(chunk) {
@@ -222,6 +237,12 @@ impl Layout {
         batch.write()?;
         Ok(places)
     }
+}
+
+fn set_size(storage: &dyn StorageMut, size: u64) -> Result<()> {
+    storage
+        .set_size(size)
+        .map_err(|source| storage.failed("resize", size, 0, source))
 }
 
 /// Writes the L2 tables, and gives the L1 table that leads to them.
@@ -300,11 +321,13 @@ impl ImageWriter for Layout {
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.write_tail()?;
         let places = self.write_tables()?;
+        if let Some(data_file) = &self.data_file {
+            // Some chunks may have been written whole, behind the disk's end.
+            set_size(&**data_file, self.settings.size)?;
+        }
         let size = self.host.end() << self.geometry().cluster_bits();
         let storage = &*self.storage;
-        storage
-            .set_size(size)
-            .map_err(|source| storage.failed("resize", size, 0, source))?;
+        set_size(storage, size)?;
         let mut batch = Batch::new(storage);
         batch.add(0, &header::header(&self.settings, places)?)?;
         batch.write()

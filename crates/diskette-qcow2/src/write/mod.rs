@@ -51,12 +51,15 @@ impl WritableFormat for Qcow2 {
     fn create(
         &self,
         to: Arc<dyn StorageMut>,
-        _parts: &dyn NewParts,
+        parts: &dyn NewParts,
         what: &NewImage,
     ) -> Result<Box<dyn ImageWriter>> {
         let settings = Settings::new(what)?;
         let encryption = NewEncryption::new(&settings, what)?;
-        Ok(Box::new(Layout::new(to, settings, encryption)?))
+        let data_file = settings.data_file.as_ref();
+        let data_file = data_file.map(|data_file| parts.create(&data_file.name));
+        let data_file = data_file.transpose()?;
+        Ok(Box::new(Layout::new(to, data_file, settings, encryption)?))
     }
 
     fn edit(

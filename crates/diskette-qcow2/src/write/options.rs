@@ -55,8 +55,18 @@ const PLAIN_OPTIONS: &[OptionSpec] = &[
         "4k",
         "how far zlib looks back; some readers cannot read 32k",
     ),
-    OptionSpec::new("data_file", "name", "", "not supported yet"),
-    OptionSpec::new("data_file_raw", "on|off", "off", "not supported yet"),
+    OptionSpec::new(
+        "data_file",
+        "name",
+        "",
+        "a file beside the image for guest data alone",
+    ),
+    OptionSpec::new(
+        "data_file_raw",
+        "on|off",
+        "off",
+        "keep the data file a raw image of the disk",
+    ),
     OptionSpec::new(
         "encrypt.format",
         "luks",
@@ -108,6 +118,17 @@ pub(super) struct Settings {
     pub(super) backing: Option<BackingImage>,
     /// How guest data is to be enciphered.
     pub(super) luks: Option<NewLuks>,
+    /// Where guest data is to lie, if not in the image's own file.
+    pub(super) data_file: Option<NewDataFile>,
+}
+
+/// A file for guest data alone.
+#[derive(Clone, Debug)]
+pub(super) struct NewDataFile {
+    /// Its name, in the image's folder.
+    pub(super) name: String,
+    /// Whether it is to be the whole disk by itself.
+    pub(super) is_raw: bool,
 }
 
 /// The version of the format.
@@ -165,7 +186,9 @@ impl Settings {
             preallocation: preallocation(options)?,
             backing: backing(what)?,
             luks: luks(options)?,
+            data_file: data_file(options)?,
         };
+        let settings = settings.with_raw_data_file()?;
         settings.check_preallocation()?;
         if settings.luks.is_some() && settings.compress {
             return Err(invalid(
@@ -174,6 +197,27 @@ impl Settings {
             ));
         }
         Ok(settings)
+    }
+
+    /// Where the data file is to be the disk by itself, every cluster has its place there from the start.
+    fn with_raw_data_file(self) -> Result<Self> {
+        let Some(data_file) = &self.data_file else {
+            return Ok(self);
+        };
+        self.version.require_3("data_file")?;
+        if self.compress {
+            return Err(invalid("data_file", "compressed data need the image's own"));
+        }
+        match (data_file.is_raw, self.preallocation) {
+            (true, _) if self.backing.is_some() => {
+                Err(invalid("data_file_raw", "not over a backing file"))
+            }
+            (true, Preallocation::Off) => Ok(Self {
+                preallocation: Preallocation::Metadata,
+                ..self
+            }),
+            _ => Ok(self),
+        }
     }
 
     fn check_preallocation(&self) -> Result<()> {
@@ -209,6 +253,8 @@ impl Settings {
             told.push(("backing_file", backing.target.clone()));
             told.push(("backing_fmt", backing.format.clone()));
         }
+        told.extend(given("data_file"));
+        told.extend(given("data_file_raw"));
         told.push(("lazy_refcounts", on_off(self.lazy_refcounts)));
         told.push(("refcount_bits", self.geometry.refcount_bits().to_string()));
         told.extend(given("compression_level"));
@@ -250,12 +296,6 @@ fn invalid(option: &str, why: &'static str) -> Error {
 }
 
 fn refuse_unsupported(options: &Options) -> Result<()> {
-    if options.text("data_file").is_some() {
-        return Err(invalid("data_file", "not supported yet"));
-    }
-    if options.flag(FORMAT, "data_file_raw")? == Some(true) {
-        return Err(invalid("data_file_raw", "not supported yet"));
-    }
     if options.flag(FORMAT, "encryption")? == Some(true) {
         return Err(invalid(
             "encryption",
@@ -293,6 +333,19 @@ fn luks(options: &Options) -> Result<Option<NewLuks>> {
             Some((name, _)) => Err(invalid(name, "needs encrypt.format=luks")),
             None => Ok(None),
         },
+    }
+}
+
+fn data_file(options: &Options) -> Result<Option<NewDataFile>> {
+    let is_raw = options.flag(FORMAT, "data_file_raw")?.unwrap_or(false);
+    match options.text("data_file") {
+        Some("") => Err(invalid("data_file", "empty")),
+        Some(name) => Ok(Some(NewDataFile {
+            name: name.to_owned(),
+            is_raw,
+        })),
+        None if is_raw => Err(invalid("data_file_raw", "needs data_file")),
+        None => Ok(None),
     }
 }
 

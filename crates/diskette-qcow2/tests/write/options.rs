@@ -139,10 +139,15 @@ fn what_cannot_be_is_refused_by_the_name_of_the_option() {
             "backing_file=base,backing_fmt=raw,preallocation=full",
             "option preallocation: an overlay can only be preallocated with extended_l2=on",
         ),
-        ("data_file=data", "option data_file: not supported yet"),
+        ("data_file=", "option data_file: empty"),
+        ("data_file_raw=on", "option data_file_raw: needs data_file"),
         (
-            "data_file_raw=on",
-            "option data_file_raw: not supported yet",
+            "data_file=data,compat=0.10",
+            "option data_file: needs compat=1.1",
+        ),
+        (
+            "data_file=data,data_file_raw=on,backing_file=base,backing_fmt=raw",
+            "option data_file_raw: not over a backing file",
         ),
         (
             "encrypt.format=aes",
