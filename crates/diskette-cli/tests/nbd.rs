@@ -154,6 +154,50 @@ fn what_qemu_io_writes_through_an_export_is_what_it_writes_itself() {
 }
 
 #[test]
+fn what_clients_write_and_trim_is_told_to_bitmaps_and_given_back() {
+    let (Some(qemu_img), Some(qemu_io)) = (qemu_img(), qemu_io()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &str| qemu_img.run_in(folder.path(), args.split(' '));
+    run("create -q -f qcow2 disk.qcow2 8M");
+    let write = ["-f", "qcow2", "-c", "write -P 1 0 8M", "disk.qcow2"];
+    qemu_io.run_in(folder.path(), write);
+    run("bitmap --add disk.qcow2 one");
+    let export = Export::of(folder.path(), "-w -k disk.sock disk.qcow2");
+    let args = ["-f", "raw", "-d", "unmap", "-c", "write -P 2 1M 4k"];
+    let args = args.into_iter().chain(["-c", "discard 4M 2M", &export.uri]);
+    qemu_io.run_in(folder.path(), args);
+    export.ends();
+
+    run("check -q disk.qcow2");
+    let map: Json = serde_json::from_str(&run("map --output=json disk.qcow2")).unwrap();
+    let trimmed = map
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|run| run["start"] == 4 << 20);
+    let trimmed = trimmed.unwrap();
+    assert_eq!(
+        (&trimmed["length"], &trimmed["data"]),
+        (&Json::from(2 << 20), &Json::from(false))
+    );
+    let path = folder.path().join("disk.qcow2");
+    let bitmap = diskette::open_bitmap(path, "one", &diskette::safe_options()).unwrap();
+    let mut runs = Vec::new();
+    while let Some(run) = bitmap
+        .next_dirty(runs.last().map_or(0, |(_, end)| *end))
+        .unwrap()
+    {
+        runs.push((run.start, run.end));
+    }
+    assert_eq!(
+        runs,
+        [(1 << 20, (1 << 20) + (64 << 10)), (4 << 20, 6 << 20)]
+    );
+}
+
+#[test]
 fn a_read_only_export_cannot_be_written() {
     let (Some(qemu_img), Some(qemu_io)) = (qemu_img(), qemu_io()) else {
         return;
