@@ -164,3 +164,57 @@ fn what_is_new_gets_its_place_as_qemu_img_gives_it() {
     assert_eq!(wrong.code, Some(1));
     assert_eq!(bench.virtual_size("ours.qcow2"), 5 << 20);
 }
+
+#[test]
+fn overlays_are_brought_down_into_bases_of_any_format() {
+    let Some(bench) = Bench::new() else { return };
+    for (format, options) in [
+        ("vdi", "static=off"),
+        ("vpc", "force_size=on"),
+        ("vhdx", "block_size=1M"),
+        ("vmdk", "subformat=monolithicSparse"),
+        ("vmdk", "subformat=twoGbMaxExtentSparse"),
+    ] {
+        let base = format!("base.{format}");
+        bench.theirs(&format!("create -q -f {format} -o {options} {base} 8M"));
+        let io = |format: &str, name: &str, acts: &[&str]| {
+            let mut args = vec!["-f", format];
+            args.extend(acts.iter().flat_map(|act| ["-c", *act]));
+            args.push(name);
+            bench.qemu_io.run_in(bench.folder(), args);
+        };
+        io(format, &base, &["write -P 1 0 2M", "write -P 3 6M 1M"]);
+        bench.theirs(&format!(
+            "create -q -f qcow2 -b {base} -F {format} over.qcow2"
+        ));
+        io(
+            "qcow2",
+            "over.qcow2",
+            &["write -P 2 1M 3M", "write -z 6M 64k", "write -P 4 7M 512"],
+        );
+        bench.theirs("convert -O raw over.qcow2 expected.raw");
+        bench.ours("commit -q over.qcow2");
+        bench.theirs(&format!(
+            "compare -q -f {format} -F raw {base} expected.raw"
+        ));
+        bench.ours(&format!("check -q -f {format} {base}"));
+    }
+}
+
+#[test]
+fn disks_of_vdi_and_vhdx_grow_and_others_say_that_they_do_not() {
+    let Some(bench) = Bench::new() else { return };
+    for (format, name) in [("vdi", "a.vdi"), ("vhdx", "a.vhdx")] {
+        bench.ours(&format!("create -q -f {format} {name} 8M"));
+        bench.ours(&format!("resize -f {format} {name} +3M"));
+        assert_eq!(bench.virtual_size(name), 11 << 20);
+        bench.theirs(&format!("check -q -f {format} {name}"));
+        let said = bench.refused(&format!("resize --shrink -f {format} {name} 5M"));
+        assert!(said.err.contains("a smaller disk"), "{}", said.err);
+    }
+    for (format, name) in [("vpc", "a.vhd"), ("vmdk", "a.vmdk")] {
+        bench.ours(&format!("create -q -f {format} {name} 8M"));
+        let said = bench.refused(&format!("resize -f {format} {name} 50M"));
+        assert!(said.err.contains("another size for a disk"), "{}", said.err);
+    }
+}

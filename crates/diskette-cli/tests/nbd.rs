@@ -122,7 +122,6 @@ fn what_qemu_io_writes_through_an_export_is_what_it_writes_itself() {
     };
     let folder = disks(&qemu_img, &qemu_io);
     let run = |args: &str| qemu_img.run_in(folder.path(), args.split(' '));
-    run("convert -O qcow2 disk.raw ours.qcow2");
     let mut seed = 7_u64;
     let mut random = |below: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -138,7 +137,6 @@ fn what_qemu_io_writes_through_an_export_is_what_it_writes_itself() {
         };
         commands.extend(["-c".to_owned(), action]);
     }
-    let export = Export::of(folder.path(), "-w -k disk.sock ours.qcow2");
     let write = |target: &str| {
         let mut args = vec!["-f", "raw"];
         args.extend(commands.iter().map(String::as_str));
@@ -146,11 +144,32 @@ fn what_qemu_io_writes_through_an_export_is_what_it_writes_itself() {
         let said = qemu_io.run_in(folder.path(), args);
         assert!(!said.contains("failed"), "{said}");
     };
-    write(&export.uri);
-    write("disk.raw");
-    export.ends();
-    run("check -q -f qcow2 ours.qcow2");
-    run("compare -q -f raw -F qcow2 disk.raw ours.qcow2");
+    for (format, options) in [
+        ("qcow2", "-o cluster_size=64k"),
+        ("vdi", "-o static=off"),
+        ("vpc", "-o force_size=on"),
+        ("vhdx", "-o block_size=1M"),
+        ("vmdk", "-o subformat=monolithicSparse"),
+    ] {
+        let image = format!("ours.{format}");
+        run("convert -f vhdx -O raw disk.vhdx written.raw");
+        run(&format!(
+            "convert -f raw -O {format} {options} written.raw {image}"
+        ));
+        let export = Export::of(
+            folder.path(),
+            &format!("-w -k disk.sock -f {format} {image}"),
+        );
+        write(&export.uri);
+        write("written.raw");
+        export.ends();
+        if format != "vpc" {
+            run(&format!("check -q -f {format} {image}"));
+        }
+        run(&format!(
+            "compare -q -f raw -F {format} written.raw {image}"
+        ));
+    }
 }
 
 #[test]

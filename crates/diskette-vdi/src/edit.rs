@@ -259,7 +259,7 @@ impl BlockTable for Blocks {
         Ok((self.header.block_size - within, true))
     }
 
-    fn zero(&self) -> Option<Block> {
+    fn zero(&self, _block: Block) -> Option<Block> {
         (self.header.kind != Kind::Static).then_some(Block::Zero)
     }
 

@@ -143,6 +143,12 @@ fn check_signature(storage: &dyn Storage) -> Result<()> {
     ))
 }
 
+/// Whether both headers have their signature and their checksum.
+pub(crate) fn both_are_sound(storage: &dyn Storage) -> Result<bool> {
+    let [first, second] = HEADER_OFFSETS;
+    Ok(valid_at(storage, first)?.is_some() && valid_at(storage, second)?.is_some())
+}
+
 /// The header that counts, and where it lies.
 fn current(storage: &dyn Storage) -> Result<(u64, RawHeader)> {
     let [first_at, second_at] = HEADER_OFFSETS;

@@ -119,6 +119,12 @@ impl Regions {
     }
 }
 
+/// Whether only the first table is sound.
+pub(crate) fn second_is_damaged(storage: &dyn Storage) -> Result<bool> {
+    let [first, second] = REGION_TABLE_OFFSETS;
+    Ok(sound_table(storage, second)?.is_none() && sound_table(storage, first)?.is_some())
+}
+
 /// The table at `offset`, if its signature and its checksum are right.
 fn sound_table(storage: &dyn Storage, offset: u64) -> Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; REGION_TABLE_LEN];

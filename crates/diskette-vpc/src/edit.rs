@@ -225,7 +225,7 @@ impl BlockTable for Blocks {
         Ok((behind - within, bits.get(sector)))
     }
 
-    fn zero(&self) -> Option<Block> {
+    fn zero(&self, _block: Block) -> Option<Block> {
         None
     }
 

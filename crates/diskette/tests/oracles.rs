@@ -87,6 +87,32 @@ fn what_we_write_reads_as_dissect_reads_it() {
     assert_same(&python, &paths);
 }
 
+#[test]
+fn what_we_change_in_place_reads_as_dissect_reads_it() {
+    let Some(python) = dissect() else { return };
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("source.raw");
+    fs::write(&source, Content::new(7).bytes(9 * MIB)).unwrap();
+    let disk = diskette::open(&source).unwrap();
+    let mut paths = Paths::new();
+    for (format, name) in [("vdi", "a"), ("vhdx", "b"), ("vmdk", "c"), ("vpc", "d")] {
+        let image = folder.path().join(name);
+        diskette::Conversion::to(format)
+            .write(&disk, &image)
+            .unwrap();
+        let writer = diskette::edit(&image, &diskette::safe_options()).unwrap();
+        for number in 0..9 {
+            let at = number * (1 << 20) + number * 1000;
+            writer.write_at(&[0x5a; 300_000], at).unwrap();
+            writer.write_zeros(at + 200_000, 50_000).unwrap();
+        }
+        writer.write_zeros(2 << 20, 4 << 20).unwrap();
+        writer.close().unwrap();
+        paths.entry(format).or_default().push(image);
+    }
+    assert_same(&python, &paths);
+}
+
 fn dissect() -> Option<Tool> {
     Tool::python_with("dissect.hypervisor")
 }

@@ -48,8 +48,8 @@ pub trait BlockTable: std::fmt::Debug + Send + Sync {
     /// length, and whether it is there.
     fn part(&self, index: u64, within: u64) -> Result<(u64, bool)>;
 
-    /// What can be said of a block of zeros, so that it takes no space. `None`: such a block is stored.
-    fn zero(&self) -> Option<Block>;
+    /// What can be said instead of `block` where it is to be zeros, so that it takes no space. `None`: zeros are stored.
+    fn zero(&self, block: Block) -> Option<Block>;
 
     /// Whether the host's space of a block that has its place may be given back when its bytes are no longer needed.
     fn gives_back(&self) -> bool;
@@ -188,8 +188,8 @@ impl<T: BlockTable> BlockEditor<T> {
         let size = table.size();
         let block = table.block(piece.block)?;
         let is_whole = self.is_whole(piece, size);
-        let zero = table.zero().filter(|_| is_whole);
-        match (block, zero) {
+        let zero = |table: &T, block| table.zero(block).filter(|_| is_whole);
+        match (block, zero(&table, block)) {
             (Block::Zero, _) => return Ok(()),
             (Block::Hole, _) if !self.shows_below(piece.offset) => return Ok(()),
             (Block::Stored(at), None) => return self.write_zeros(at + piece.within, piece.len),
@@ -197,7 +197,8 @@ impl<T: BlockTable> BlockEditor<T> {
         }
         drop(table);
         let mut table = self.change();
-        match (table.block(piece.block)?, zero) {
+        let block = table.block(piece.block)?;
+        match (block, zero(&table, block)) {
             (_, Some(zero)) => self.set(&mut table, piece.block, zero),
             (Block::Zero, None) => Ok(()),
             (Block::Stored(at), None) => self.write_zeros(at + piece.within, piece.len),
@@ -210,13 +211,15 @@ impl<T: BlockTable> BlockEditor<T> {
         if !self.is_whole(piece, table.size()) || !table.gives_back() {
             return Ok(());
         }
-        match (table.block(piece.block)?, table.zero()) {
+        let block = table.block(piece.block)?;
+        match (block, table.zero(block)) {
             (Block::Hole | Block::Zero, _) | (Block::Partial(_), None) => Ok(()),
             (Block::Stored(at), None) => self.write_zeros(at, piece.len),
             (Block::Stored(_) | Block::Partial(_), Some(zero)) => {
                 drop(table);
                 let mut table = self.change();
                 match table.block(piece.block)? {
+                    // Another thread was faster.
                     Block::Hole | Block::Zero => Ok(()),
                     Block::Stored(_) | Block::Partial(_) => self.set(&mut table, piece.block, zero),
                 }

@@ -186,7 +186,7 @@ impl BlockTable for Blocks {
         self.map.part(index, within)
     }
 
-    fn zero(&self) -> Option<Block> {
+    fn zero(&self, _block: Block) -> Option<Block> {
         (!self.fixed).then_some(Block::Zero)
     }
 

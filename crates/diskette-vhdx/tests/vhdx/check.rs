@@ -66,3 +66,20 @@ fn reserved_bits_are_told() {
     assert_eq!(report.findings[0].text, "BAT[2] has reserved bits set");
     assert_eq!(report.corruptions, 0);
 }
+
+#[test]
+fn damaged_copies_are_told() {
+    let mut image = Builder::new(8 * M).filled(0, 0x41);
+    image.headers[0] = Some(vec![0; 4096]);
+    image.region_tables = [true, false];
+    let report = check(&image);
+    assert_eq!((report.corruptions, report.leaks), (0, 0));
+    let texts: Vec<_> = report.findings.iter().map(|found| &*found.text).collect();
+    assert_eq!(
+        texts,
+        [
+            "one of the headers is damaged: the other one counts",
+            "the second region table is damaged",
+        ]
+    );
+}

@@ -34,7 +34,8 @@ pub(super) struct GrainBlocks {
     /// The directory, and the redundant one if there is one.
     directories: Vec<Directory>,
     space: Space,
-    zero: Option<Block>,
+    /// Whether readers know an entry for grains of zeros.
+    zeroed_grain: bool,
 }
 
 /// Where tables lie.
@@ -46,12 +47,11 @@ struct Directory {
 }
 
 impl GrainBlocks {
-    /// The grains of the extent in `storage`, whose tables are sound. `over` says whether its holes show what lies below.
+    /// The grains of the extent in `storage`, whose tables are sound.
     pub(super) fn open(
         storage: Arc<dyn StorageMut>,
         grains: &Grains<SectorEntries>,
         header: &Header,
-        over: bool,
         limits: &Limits,
     ) -> Result<Self> {
         let Tables::Stored {
@@ -82,11 +82,6 @@ impl GrainBlocks {
         for gap in &usage.gaps {
             space.add_gap(&(gap.start.max(header.overhead)..gap.end.max(header.overhead)));
         }
-        let zero = match (header.zeroed_grain, over) {
-            (true, _) => Some(Block::Zero),
-            (false, false) => Some(Block::Hole),
-            (false, true) => None,
-        };
         Ok(Self {
             storage,
             size: grains.size,
@@ -96,7 +91,7 @@ impl GrainBlocks {
             tables: EditedTable::new(grains.table_entries, limits.cache_bytes),
             directories,
             space,
-            zero,
+            zeroed_grain: header.zeroed_grain,
         })
     }
 
@@ -234,12 +229,13 @@ impl BlockTable for GrainBlocks {
         Ok((self.grain_size - within, true))
     }
 
-    fn zero(&self) -> Option<Block> {
-        self.zero
+    /// A grain that has its place keeps it: nobody would find it again, once the image is closed.
+    fn zero(&self, block: Block) -> Option<Block> {
+        (self.zeroed_grain && block == Block::Hole).then_some(Block::Zero)
     }
 
     fn gives_back(&self) -> bool {
-        self.zero.is_some()
+        true
     }
 
     fn begin(&mut self) -> Result<()> {

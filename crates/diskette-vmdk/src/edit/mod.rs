@@ -92,7 +92,7 @@ pub(crate) fn tidy(
             && !grains.compressed
         {
             let file = Arc::clone(file);
-            let mut blocks = GrainBlocks::open(file, grains, header, false, cx.limits)?;
+            let mut blocks = GrainBlocks::open(file, grains, header, cx.limits)?;
             if what == Repair::All {
                 mended += blocks.mend_copies()?;
             }
@@ -121,8 +121,7 @@ fn open_part(
             refused("writing into an extent whose changes are tracked")
         }
         (Kept::Sparse(grains), Some((_, header))) => {
-            let over = below.is_some();
-            let blocks = GrainBlocks::open(Arc::clone(&file), grains, header, over, cx.limits)?;
+            let blocks = GrainBlocks::open(Arc::clone(&file), grains, header, cx.limits)?;
             Ok(Box::new(BlockEditor::new(file, below, blocks)))
         }
         (Kept::Flat(flat), _) => {
