@@ -2,11 +2,13 @@
 
 mod actions;
 mod aliases;
+mod consoles;
 mod data;
 mod events;
 mod export;
 mod images;
 mod imports;
+mod nodes;
 mod shared;
 mod system;
 mod tokens;
@@ -115,6 +117,8 @@ fn described() -> (Router<Shared>, OpenApi) {
         .routes(routes!(uploads::head, uploads::patch, uploads::terminate))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .merge(nodes::router())
+        .merge(consoles::router())
         .split_for_parts();
     description.info.title = "diskette-service".to_owned();
     description.info.version = env!("CARGO_PKG_VERSION").to_owned();

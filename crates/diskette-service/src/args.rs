@@ -8,8 +8,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::launch::arguments::OpenFile;
 use crate::launch::jail::{self, Jail};
-use crate::server;
 use crate::settings::{Given, Settings};
+use crate::{boot, doctor, server};
 
 /// Disk images in any format go in; verified QCOW2 comes out.
 #[derive(Debug, Parser)]
@@ -26,6 +26,24 @@ enum Command {
         /// A TOML file of settings.
         #[arg(long, value_name = "FILE", env = "DISKETTE_CONFIG")]
         config: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        given: Box<Given>,
+    },
+    /// Look whether this machine has what is needed, and say what works without.
+    Doctor {
+        /// A TOML file of settings.
+        #[arg(long, value_name = "FILE", env = "DISKETTE_CONFIG")]
+        config: Option<std::path::PathBuf>,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        given: Box<Given>,
+    },
+    /// Boot an image for some seconds on an overlay, and say whether it speaks on its serial console.
+    BootTest {
+        #[command(flatten)]
+        asked: boot::Asked,
         #[command(flatten)]
         given: Box<Given>,
     },
@@ -54,7 +72,7 @@ pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => error.exit(),
     };
     match done(args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("diskette-service: {error}");
             ExitCode::FAILURE
@@ -62,20 +80,28 @@ pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn done(args: Args) -> Result<(), server::Failure> {
+fn done(args: Args) -> Result<ExitCode, server::Failure> {
     match args.command {
         Command::Serve { config, given } => {
             let settings = Settings::load(*given, config.as_deref())?;
             log(&settings);
-            server::serve(settings)
+            server::serve(settings)?;
+        }
+        Command::Doctor {
+            config,
+            json,
+            given,
+        } => return doctor(&Settings::load(*given, config.as_deref())?, json),
+        Command::BootTest { asked, given } => {
+            let settings = Settings::load(*given, None)?;
+            let passed = server::runtime()?.block_on(boot::run(&asked, &settings))?;
+            return Ok(ExitCode::from(u8::from(!passed)));
         }
         Command::Openapi => {
             println!("{}", crate::api::description());
-            Ok(())
         }
         Command::Codes => {
             print!("{}", crate::problem::as_markdown());
-            Ok(())
         }
         Command::BecomeMachine {
             user,
@@ -88,12 +114,26 @@ fn done(args: Args) -> Result<(), server::Failure> {
             };
             let (program, arguments) = line.split_first().ok_or_else(nothing_to_become)?;
             let Err(source) = jail.enter(&open, program, arguments);
-            Err(server::Failure::Machine {
+            return Err(server::Failure::Machine {
                 what: format!("becoming {}", program.display()),
                 source,
-            })
+            });
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn doctor(settings: &Settings, json: bool) -> Result<ExitCode, server::Failure> {
+    let found = server::runtime()?.block_on(doctor::examine(settings));
+    if json {
+        println!("{}", serde_json::json!(found));
+    } else {
+        for finding in &found {
+            println!("{:8} {}: {}", finding.verdict, finding.what, finding.detail);
+        }
+    }
+    let broken = found.iter().any(|finding| finding.verdict == "broken");
+    Ok(ExitCode::from(u8::from(broken)))
 }
 
 fn log(settings: &Settings) {

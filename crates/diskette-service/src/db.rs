@@ -26,7 +26,10 @@ pub(crate) struct Change {
 }
 
 /// What is done, once each, in this order. A step that has been released is never changed.
-const STEPS: &[&str] = &[include_str!("../migrations/0001_catalog.sql")];
+const STEPS: &[&str] = &[
+    include_str!("../migrations/0001_catalog.sql"),
+    include_str!("../migrations/0002_nodes.sql"),
+];
 
 impl Database {
     /// The records in the file at `path`, which is made where there is none.

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::adopt::adopt_at_start;
 use crate::auth;
 use crate::db::Database;
+use crate::nodes;
 use crate::problem::Problem;
 use crate::recover::{recover, watch};
 use crate::settings::{self, Settings};
@@ -39,14 +40,19 @@ impl From<Problem> for Failure {
 
 /// Serves until a signal ends it.
 pub(crate) fn serve(settings: Settings) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|source| Failure::Machine {
-        what: "starting threads".to_owned(),
-        source,
-    })?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(run(settings));
     // Work on blocking threads looks now and then whether it is still wanted.
     runtime.shutdown_timeout(Duration::from_secs(10));
     ended
+}
+
+/// Threads for what waits.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Runtime::new().map_err(|source| Failure::Machine {
+        what: "starting threads".to_owned(),
+        source,
+    })
 }
 
 async fn run(settings: Settings) -> Result<(), Failure> {
@@ -70,6 +76,7 @@ async fn run(settings: Settings) -> Result<(), Failure> {
     tracing::info!(%address, data = %data.display(), store = %store.display(), overlays = %overlays.display(), "serving");
     println!("diskette-service listens on http://{address}");
     recover(&app).await?;
+    nodes::recover(&app).await?;
     adopt_at_start(&app).await;
     fetch_missing(&app).await;
     tokio::spawn(watch(Arc::clone(&app)));

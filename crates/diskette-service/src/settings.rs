@@ -40,6 +40,10 @@ pub(crate) struct Settings {
     pub(crate) behind_tls: bool,
     /// Threads of one conversion.
     pub(crate) threads: usize,
+    /// QEMU's system emulator.
+    pub(crate) qemu: String,
+    /// Whom machines run as, where the service is root.
+    pub(crate) machine_user: Option<(u32, u32)>,
     pub(crate) log: String,
     pub(crate) log_json: bool,
 }
@@ -108,6 +112,10 @@ given! {
     behind_tls: bool, ["DISKETTE_BEHIND_TLS"];
     /// Threads of one conversion [default: the processors, at most 4]
     threads: usize, ["DISKETTE_THREADS"];
+    /// QEMU's system emulator, a name or a path [default: qemu-system-x86_64]
+    qemu: String, ["DISKETTE_QEMU"];
+    /// User and group that machines run as, where the service is root, as UID:GID [default: 65534:65534]
+    machine_user: MachineUser, ["DISKETTE_MACHINE_USER"];
     /// What is logged: a level, or a filter as tracing takes it [default: info]
     log: String, ["DISKETTE_LOG"];
     /// Whether the log is JSON, a line each [default: false]
@@ -128,6 +136,34 @@ impl FromStr for Names {
             .map(str::trim)
             .filter(|name| !name.is_empty());
         Ok(Self(names.map(str::to_owned).collect()))
+    }
+}
+
+/// A user and a group, by their numbers.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct MachineUser(u32, u32);
+
+impl FromStr for MachineUser {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text
+            .split_once(':')
+            .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+        match parsed {
+            Some((0, _) | (_, 0)) => Err("machines do not run as root"),
+            Some((user, group)) => Ok(Self(user, group)),
+            None => Err("it is UID:GID, such as 65534:65534"),
+        }
+    }
+}
+
+impl TryFrom<String> for MachineUser {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 
@@ -216,6 +252,12 @@ impl Settings {
             hosts: given.hosts.unwrap_or_default().0,
             behind_tls,
             threads: given.threads.unwrap_or(processors.min(4)).max(1),
+            qemu: given
+                .qemu
+                .unwrap_or_else(|| "qemu-system-x86_64".to_owned()),
+            machine_user: given
+                .machine_user
+                .map(|MachineUser(user, group)| (user, group)),
             log: given.log.unwrap_or_else(|| "info".to_owned()),
             log_json: given.log_json.unwrap_or(false),
         })

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::consoles::Tickets;
 use crate::db::Database;
 use crate::ingest::Job;
 use crate::metrics::Metrics;
+use crate::nodes::Nodes;
 use crate::operations::Steering;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -24,6 +26,8 @@ pub(crate) struct App {
     pub(crate) benches: Benches,
     /// Whoever puts blobs in their places, or takes them away, holds this.
     pub(crate) shelves: tokio::sync::Mutex<()>,
+    pub(crate) nodes: Nodes,
+    pub(crate) tickets: Tickets,
     /// Becomes true when the service ends.
     pub(crate) ending: watch::Sender<bool>,
     jobs: Mutex<HashMap<String, Arc<Job>>>,
@@ -36,6 +40,8 @@ impl App {
     pub(crate) fn new(settings: Settings, db: Database, store: Store) -> Self {
         Self {
             benches: Benches::new(&settings),
+            nodes: Nodes::new(&settings),
+            tickets: Tickets::default(),
             settings,
             db,
             store,

@@ -84,7 +84,7 @@ impl Verdicts {
     }
 
     /// What was found before, in `cache`, if QEMU and kernel are the same; else each is booted, and kept there.
-    pub async fn of(qemu: &str, cache: &Path) -> io::Result<Self> {
+    pub async fn of(qemu: &Path, cache: &Path) -> io::Result<Self> {
         let version = version(qemu).await?;
         let kernel = rustix::system::uname()
             .release()
@@ -115,7 +115,7 @@ fn read(cache: &Path) -> Option<Verdicts> {
 }
 
 /// The first line of `--version`.
-pub async fn version(qemu: &str) -> io::Result<String> {
+pub async fn version(qemu: &Path) -> io::Result<String> {
     let output = Command::new(qemu)
         .arg("--version")
         .stdin(Stdio::null())
@@ -128,7 +128,7 @@ pub async fn version(qemu: &str) -> io::Result<String> {
         .to_owned())
 }
 
-async fn boot(qemu: &str, accelerator: &str, patience: Duration) -> io::Result<Verdict> {
+async fn boot(qemu: &Path, accelerator: &str, patience: Duration) -> io::Result<Verdict> {
     let mut disk = tempfile::NamedTempFile::new()?;
     disk.write_all(&PROBE)?;
     let start = Instant::now();

@@ -213,12 +213,9 @@ impl Launch<'_> {
     }
 
     fn monitor(&self, line: &mut CommandLine) {
-        line.path(
-            "-chardev",
-            "socket,id=monitor,server=on,wait=off,path=",
-            &self.home.qmp(),
-            "",
-        );
+        line.flag("-chardev")
+            .arguments
+            .push(monitor_argument(&self.home.qmp()));
         line.option("-mon", "chardev=monitor,mode=control");
     }
 
@@ -379,6 +376,15 @@ impl CommandLine {
         });
         format!("/dev/fdset/{}", self.files.len())
     }
+}
+
+/// What stands on the command line of the machine with this monitor, or, for the beginning of a path, of all machines whose
+/// monitors' paths begin so; and on no other's.
+#[must_use]
+pub fn monitor_argument(socket: &Path) -> OsString {
+    let mut argument = OsString::from("socket,id=monitor,server=on,wait=off,path=");
+    argument.push(doubled(socket));
+    argument
 }
 
 /// A comma ends a value of QEMU's options, but where there are two.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::arguments::{CommandLine, Launch};
+use super::arguments::{CommandLine, Launch, monitor_argument};
 use super::home::Home;
 use super::jail::Jail;
 use super::process::Process;
@@ -111,7 +111,7 @@ impl Launcher {
 impl Running {
     /// The machine of `home`, if its QEMU still runs: started by an earlier run of the service.
     pub async fn find(home: &Home, id: uuid::Uuid) -> Result<Option<Self>> {
-        let Some(process) = Process::with_argument(&home.qmp())? else {
+        let Some(process) = Process::with_argument(&monitor_argument(&home.qmp()))? else {
             return Ok(None);
         };
         let monitor = match Monitor::connect(&home.qmp()).await {

@@ -3,11 +3,11 @@
 //! There is no file of process ids that could be stale: the monitor's socket, whose name no other machine has, is on the
 //! command line, and the kernel keeps that. A handle is a pidfd, which never means another process later.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,15 +40,18 @@ impl Process {
     }
 
     /// The process on whose command line `text` is; none if there is none, or none of ours to see.
-    pub fn with_argument(text: &Path) -> io::Result<Option<Self>> {
-        let text = text.as_os_str().as_bytes();
+    pub fn with_argument(text: &OsStr) -> io::Result<Option<Self>> {
+        Ok(Self::all_with_argument(text)?.into_iter().next())
+    }
+
+    /// All processes on whose command line `text` is.
+    pub fn all_with_argument(text: &OsStr) -> io::Result<Vec<Self>> {
+        let text = text.as_bytes();
+        let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Ok(entry) = entry else { continue };
-            let Some(id) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<u32>().ok())
-            else {
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
             if id == std::process::id() {
@@ -62,10 +65,10 @@ impl Process {
                 continue;
             };
             if line.windows(text.len()).any(|window| window == text) {
-                return Ok(Some(process));
+                found.push(process);
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Its number.

@@ -90,6 +90,10 @@ codes! {
         "Use `tcg`, which always works, or see what `doctor` says.";
     QEMU_EXITED 500 "QEMU ended"
         "The detail has its last lines.";
+    MACHINE_FAILED 500 "the machine did not do it"
+        "The detail has what QEMU said; the node's log has more.";
+    TICKET_REFUSED 403 "the ticket is not good, or no longer"
+        "Ask for a new one: it is good once, for 30 seconds.";
     CONSOLE_GONE 410 "the console is closed"
         "Start the node again, and ask for a new ticket.";
     BAD_REQUEST 400 "the request is not understood"

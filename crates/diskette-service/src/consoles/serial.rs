@@ -1,0 +1,203 @@
+//! The serial console: QEMU takes one client, and that is this hub; it has any number of viewers, of whom one writes. Who comes
+//! late sees what was said before.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{broadcast, mpsc};
+
+/// What late viewers see of the past.
+const REPLAYED: usize = 256 << 10;
+/// Parts that a slow viewer may lag behind.
+const BEHIND: usize = 256;
+
+/// One console, shared.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    past: Mutex<Past>,
+    input: mpsc::Sender<Bytes>,
+    writer: Mutex<Option<u64>>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Past {
+    bytes: VecDeque<u8>,
+    /// `None` when the console is closed.
+    now: Option<broadcast::Sender<Bytes>>,
+}
+
+/// Somebody who looks at the console, and may write if nobody else does.
+#[derive(Debug)]
+pub(crate) struct Viewer {
+    hub: Arc<Hub>,
+    id: u64,
+    /// What was said before.
+    pub(crate) past: Bytes,
+    /// What is said from then on.
+    pub(crate) now: Option<broadcast::Receiver<Bytes>>,
+}
+
+impl Hub {
+    /// Connects to QEMU. What an earlier run of the service has seen stands in the `log`.
+    pub(crate) async fn connect(socket: &Path, log: &Path) -> io::Result<Arc<Self>> {
+        let (reader, mut writer) = UnixStream::connect(socket).await?.into_split();
+        let (input, mut typed) = mpsc::channel::<Bytes>(64);
+        let past = Past {
+            bytes: tail(log),
+            now: Some(broadcast::channel(BEHIND).0),
+        };
+        let hub = Arc::new(Self {
+            past: Mutex::new(past),
+            input,
+            writer: Mutex::new(None),
+            next: AtomicU64::new(1),
+        });
+        tokio::spawn(async move {
+            while let Some(bytes) = typed.recv().await {
+                if writer.write_all(&bytes).await.is_err() {
+                    break;
+                }
+            }
+        });
+        tokio::spawn(listen(reader, Arc::downgrade(&hub)));
+        Ok(hub)
+    }
+
+    /// A new viewer.
+    pub(crate) fn view(self: &Arc<Self>) -> Viewer {
+        let mut past = locked(&self.past);
+        let now = past.now.as_ref().map(broadcast::Sender::subscribe);
+        Viewer {
+            hub: Arc::clone(self),
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+            past: Bytes::copy_from_slice(past.bytes.make_contiguous()),
+            now,
+        }
+    }
+
+    /// Ends all views.
+    pub(crate) fn close(&self) {
+        locked(&self.past).now = None;
+    }
+
+    fn heard(&self, bytes: Bytes) {
+        let mut past = locked(&self.past);
+        past.bytes.extend(bytes.iter());
+        let over = past.bytes.len().saturating_sub(REPLAYED);
+        past.bytes.drain(..over);
+        if let Some(now) = &past.now {
+            // Nobody may be looking.
+            let _ = now.send(bytes);
+        }
+    }
+}
+
+impl Viewer {
+    /// Becomes the one who writes, unless another does. `take` takes it from the other.
+    pub(crate) fn claim(&self, take: bool) -> bool {
+        let mut writer = locked(&self.hub.writer);
+        if writer.is_none() || take {
+            *writer = Some(self.id);
+        }
+        *writer == Some(self.id)
+    }
+
+    /// Whether this is the one who writes.
+    pub(crate) fn writes(&self) -> bool {
+        *locked(&self.hub.writer) == Some(self.id)
+    }
+
+    /// Types, if this is the one who writes; else nothing happens.
+    pub(crate) async fn write(&self, bytes: Bytes) -> bool {
+        self.writes() && self.hub.input.send(bytes).await.is_ok()
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        let mut writer = locked(&self.hub.writer);
+        if *writer == Some(self.id) {
+            *writer = None;
+        }
+    }
+}
+
+async fn listen(mut reader: OwnedReadHalf, hub: std::sync::Weak<Hub>) {
+    let mut part = vec![0; 16 << 10];
+    while let Ok(len @ 1..) = reader.read(&mut part).await {
+        let Some(hub) = hub.upgrade() else { return };
+        hub.heard(Bytes::copy_from_slice(&part[..len]));
+    }
+    if let Some(hub) = hub.upgrade() {
+        hub.close();
+    }
+}
+
+/// The last of a log; nothing if there is none.
+fn tail(log: &Path) -> VecDeque<u8> {
+    use std::io::{Read, Seek, SeekFrom};
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(log)?;
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(REPLAYED as u64)))?;
+        let mut bytes = Vec::new();
+        file.take(REPLAYED as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().unwrap_or_default().into()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_comes_late_sees_the_past_and_one_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("serial");
+        let log = folder.path().join("log");
+        std::fs::write(&log, "before\n").unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let hub = Hub::connect(&socket, &log).await.unwrap();
+        let (mut guest, _) = listener.accept().await.unwrap();
+
+        let first = hub.view();
+        guest.write_all(b"login: ").await.unwrap();
+        let late = loop {
+            let late = hub.view();
+            if late.past.ends_with(b"login: ") {
+                break late;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(&late.past[..], b"before\nlogin: ");
+
+        assert!(first.claim(false));
+        assert!(!late.claim(false));
+        assert!(!late.write(Bytes::from_static(b"no")).await);
+        assert!(first.write(Bytes::from_static(b"root")).await);
+        let mut typed = [0; 4];
+        guest.read_exact(&mut typed).await.unwrap();
+        assert_eq!(&typed, b"root");
+        assert!(late.claim(true));
+        assert!(!first.writes());
+        drop(guest);
+        while hub.view().now.is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
