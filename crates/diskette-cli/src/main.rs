@@ -1,5 +1,7 @@
 //! The command `diskette`: disk images inspected, made and converted, in qemu-img's words.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod cmd;
 mod container;

@@ -8,6 +8,8 @@
 //! | [`Deflate`](Codec::Deflate), encoded with a smaller window | an encoder of its own, in Rust | likewise |
 //! | [`Zstd`](Codec::Zstd), a feature that is on by default | libzstd, in C | likewise |
 
+#![forbid(unsafe_code)]
+
 mod decode;
 mod deflate;
 mod encode;

@@ -16,6 +16,8 @@
 //! Memory is bounded by a few tasks a thread, whatever the disk's size, and what is written does not depend on the
 //! number of threads.
 
+#![forbid(unsafe_code)]
+
 mod adapt;
 mod balance;
 mod bench;

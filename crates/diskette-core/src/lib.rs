@@ -16,6 +16,8 @@
 //! An image is not to be trusted. What it says passes through a [`Field`] before it is used, costs no more than
 //! [`Limits`] allow, and any other file it names is opened by a [`Resolver`], or not at all.
 
+#![forbid(unsafe_code)]
+
 mod amend;
 mod bitmap;
 mod blocks;

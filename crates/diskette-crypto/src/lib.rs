@@ -16,6 +16,8 @@
 //! not depend on what they are. Where bytes are random (master key, salts, UUID) two images made alike differ; nothing
 //! else does.
 
+#![forbid(unsafe_code)]
+
 mod algorithm;
 mod asked;
 mod hash;

@@ -12,6 +12,8 @@
 //!
 //! What else is far away, and is read over HTTP, shares the [`Blocks`] and the [`agent_config`].
 
+#![forbid(unsafe_code)]
+
 mod agent;
 mod blocks;
 mod client;

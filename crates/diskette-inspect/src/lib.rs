@@ -6,6 +6,8 @@
 //!
 //! [`Picture`] walks the image's map, and reads no data.
 
+#![forbid(unsafe_code)]
+
 mod bytes;
 mod contents;
 mod file_system;

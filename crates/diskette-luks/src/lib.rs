@@ -12,6 +12,8 @@
 //!
 //! An image without data reads as noise until it is written; so does one that `qemu-img create` makes.
 
+#![forbid(unsafe_code)]
+
 mod amend;
 mod reader;
 mod writer;

@@ -31,6 +31,8 @@
 //! Read `spec` for the bytes, `entry` and `geometry` for what they mean, `map` for the way from a guest offset to a host
 //! offset.
 
+#![forbid(unsafe_code)]
+
 mod amend;
 mod bitmaps;
 mod check;

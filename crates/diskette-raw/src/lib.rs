@@ -8,6 +8,8 @@
 //! A raw image has no signature: any file may be one, so that its probe never says more than [`Match::Fallback`]. It is
 //! the smallest format of the house; who has read it knows the rooms of all others.
 
+#![forbid(unsafe_code)]
+
 mod reader;
 mod stream;
 mod writer;

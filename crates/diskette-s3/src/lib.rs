@@ -12,6 +12,8 @@
 //!
 //! The object store's client is asynchronous. It stays in here: calls block, on a small runtime of the object's own.
 
+#![forbid(unsafe_code)]
+
 mod connector;
 mod object;
 mod source;

@@ -9,6 +9,8 @@
 //!                                 └─► problem what is answered where it cannot be done
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod actions;
 mod adopt;
 mod api;

@@ -3,6 +3,8 @@
 //! What is here panics where something is wrong: a panic is a failed test, with a message that says what was found and
 //! where.
 
+#![forbid(unsafe_code)]
+
 pub mod conformance;
 pub mod content;
 pub mod corpus;

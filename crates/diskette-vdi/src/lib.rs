@@ -11,6 +11,8 @@
 //! One file: a header, a map of 32-bit block numbers, and blocks of equal size in any order. No checksums, no
 //! compression. Read [`spec`](self) for the bytes, `map` for the way from a guest offset to a host offset.
 
+#![forbid(unsafe_code)]
+
 mod check;
 mod edit;
 mod header;

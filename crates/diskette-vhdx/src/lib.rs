@@ -20,6 +20,8 @@
 //!                              └──► map (the BAT) ──► reader
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod check;
 mod checksum;
 mod edit;

@@ -14,6 +14,8 @@
 //! its own; here they are called *parts*. In a hosted sparse extent the descriptor may be embedded: that is an image in
 //! one file. `descriptor` reads the text, `image` opens the parts, `map` finds the part, and `grains` the grain in it.
 
+#![forbid(unsafe_code)]
+
 mod check;
 mod cowd;
 mod descriptor;

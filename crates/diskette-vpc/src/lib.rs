@@ -11,6 +11,8 @@
 //! All numbers are big-endian. A disk's size is said twice, as a number and as a geometry; which one counts depends on
 //! the program that made the image (`footer`), or on the open option `force_size_calc` (`chs` or `current_size`).
 
+#![forbid(unsafe_code)]
+
 mod check;
 mod dynamic;
 mod edit;

@@ -78,6 +78,8 @@
 //! | `s3` | images at `s3://` addresses, read by range requests and put there: `S3Upload` |
 //! | `mmap` | files mapped into memory, on the caller's word that nobody changes them |
 
+#![forbid(unsafe_code)]
+
 mod appliance;
 mod bitmaps;
 mod check;
