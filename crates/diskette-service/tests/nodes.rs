@@ -52,7 +52,7 @@ impl Bench {
 
     fn node(&self, name: &str, start: bool) -> String {
         let new = json!({
-            "name": name, "image": self.image, "preset": "router", "start": start,
+            "name": name, "image": "router", "preset": "router", "start": start,
             "machine": {"memory_mib": 32, "hw_video_model": "vga"},
         });
         let node = self.server.json("POST", "/api/v1/nodes", &new).expect(201);
@@ -168,6 +168,12 @@ fn a_node_boots_and_is_typed_to_and_its_image_stays_as_it_was() {
     hear(&mut first, "SMALL GUEST READY");
     type_in(&mut first, "hello");
     hear(&mut first, "hello");
+
+    let suggested = bench
+        .server
+        .get("/api/v1/images/router/machine")
+        .expect(200);
+    assert_eq!(suggested["preset"], "router");
 
     // Who comes late sees the past; who writes is one alone, until another takes it.
     let mut second = console(&bench.server, &bench.ticket(&node, "serial", false), None).unwrap();

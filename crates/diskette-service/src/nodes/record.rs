@@ -40,7 +40,7 @@ pub(crate) struct Node {
 pub(crate) struct NewNode {
     /// Letters, digits, `-`, `_` and `.`; at most 64.
     pub(crate) name: String,
-    /// The image's id.
+    /// The image's id, or its name.
     pub(crate) image: String,
     /// The kind of guest; without it and `machine`, the image's content tells.
     pub(crate) preset: Option<Preset>,
@@ -71,14 +71,15 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    /// The image of this id, if it can be used.
+    /// The image of this id, or the present one of this name, if it can be used.
     pub(crate) async fn ready(db: &Database, project: &str, id: &str) -> Result<Self> {
         let base: Option<Self> = sqlx::query_as(
             "SELECT i.id, i.name, i.kind, i.state, i.format, i.source_format, i.virtual_size, i.blob, b.size \
-             FROM images i LEFT JOIN blobs b ON b.sha256 = i.blob WHERE i.id = ? AND i.project = ?",
+             FROM images i LEFT JOIN blobs b ON b.sha256 = i.blob \
+             WHERE i.project = ?1 AND (i.id = ?2 OR (i.name = ?2 AND i.current = 1)) ORDER BY i.id = ?2 DESC LIMIT 1",
         )
-        .bind(id)
         .bind(project)
+        .bind(id)
         .fetch_optional(db.reader())
         .await?;
         let base = base.ok_or_else(|| Problem::not_found("image", id))?;
