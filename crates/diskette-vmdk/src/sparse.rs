@@ -115,7 +115,12 @@ fn stored_tables(
     // whoever wants to read on is to say so.
     let may_fall_back = cx.salvage || matches!(error, Error::Io { .. });
     if may_fall_back && let Some(Ok(found)) = redundant() {
-        remarks.warn(format!("the redundant grain directory is used: {error}"));
+        let text = format!("the redundant grain directory is used: {error}");
+        match error {
+            Error::Io { .. } => remarks.warn(text),
+            // Nobody else will read the image.
+            _ => remarks.damaged(text),
+        }
         return Ok(stored(found));
     }
     if cx.salvage && header.compressed {

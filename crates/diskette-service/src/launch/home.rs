@@ -57,7 +57,12 @@ impl Home {
 
     /// Removes what a machine that runs no more leaves behind.
     pub fn remove_sockets(&self) -> Result<()> {
-        gone(fs::remove_dir_all(&self.sockets)).map_err(at(&self.sockets))
+        gone(fs::remove_dir_all(&self.sockets)).map_err(at(&self.sockets))?;
+        // The folder of all goes with the last; where there are others it stays.
+        if let Some(all) = self.sockets.parent() {
+            let _ = fs::remove_dir(all);
+        }
+        Ok(())
     }
 
     /// The folder.
