@@ -8,6 +8,7 @@ use sqlx::types::Json;
 
 use super::record::Base;
 use super::{NewNode, Node, locked};
+use crate::api::blocking;
 use crate::db::now;
 use crate::launch::home::Home;
 use crate::launch::properties::{self, Facts, Machine, Preset};
@@ -251,15 +252,6 @@ pub(crate) async fn suggest(app: &Shared, project: &str, image: &str) -> Result<
     let base = Base::ready(&app.db, project, image).await?;
     let blob = blob(app, &base)?;
     guess(&base, &blob).await
-}
-
-/// Work of the library's, on a thread that may wait.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(Problem::internal)?
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -29,10 +29,7 @@ pub(crate) async fn recover(app: &Shared) -> Result<()> {
     }
     end_orphans(app).await?;
     let known: HashSet<_> = nodes.iter().map(|node| node.id.clone()).collect();
-    for folder in [&app.nodes.folder, &app.nodes.folder.join("boot-tests")] {
-        remove_others(folder, &known).map_err(Problem::internal)?;
-    }
-    Ok(())
+    remove_others(&app.nodes.folder, &known).map_err(Problem::internal)
 }
 
 async fn adopt(app: &Shared, node: &Node) -> Result<()> {

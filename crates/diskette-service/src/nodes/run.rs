@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::live::{Live, watch};
-use super::overlay::{blob, blocking, not_running, verify};
+use super::overlay::{blob, not_running, verify};
 use super::record::Base;
 use super::{Node, Nodes};
+use crate::api::blocking;
 use crate::consoles::serial::Hub;
 use crate::launch::arguments::{Disks, Launch};
 use crate::launch::boot_test;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Node;
-use super::overlay::blocking;
+use crate::api::blocking;
 use crate::problem::{BAD_REQUEST, NAME_TAKEN, NOT_FOUND, Problem, Result};
 use crate::state::Shared;
 
