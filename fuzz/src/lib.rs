@@ -1,10 +1,13 @@
 //! What the fuzz targets do: each of them takes bytes, and must neither panic, nor hang, nor take much memory.
 
+mod edits;
 mod files;
 mod repair;
 mod sealed;
 mod seeds;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use diskette::core::{
@@ -15,6 +18,7 @@ use diskette::storage::{MemoryStorage, Ova};
 use diskette_convert::{ConvertOptions, convert};
 use diskette_testkit::walk;
 
+pub use edits::{edit_any, edits};
 pub use files::{Files, framed};
 pub use repair::qcow2_repair;
 pub use sealed::{vhdx_sealed, vpc_sealed};
@@ -24,7 +28,7 @@ pub use seeds::seeds;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 16] = [
     ("open_raw", |data| open("raw", data)),
     ("open_qcow2", |data| open("qcow2", data)),
     ("open_vmdk", |data| open("vmdk", data)),
@@ -38,6 +42,9 @@ pub const TARGETS: [Target; 13] = [
     ("open_ova", open_ova),
     ("chain", chain),
     ("convert_roundtrip", convert_roundtrip),
+    ("edits", edits),
+    ("edit_any", edit_any),
+    ("command_line", command_line),
 ];
 
 /// Opens `data` as an image of `format`, walks its map, reads, checks, and looks at its snapshots.
@@ -135,6 +142,13 @@ pub fn convert_roundtrip(data: &[u8]) {
     assert!(padding.len() < 512 && padding.iter().all(|byte| *byte == 0));
 }
 
+/// Takes lines for the words of the command, which are understood or refused. Nothing is run.
+pub fn command_line(data: &[u8]) {
+    let words = data.split(|byte| *byte == b'\n').take(MOST_WORDS);
+    let words = words.map(|word| OsString::from_vec(word.to_vec()));
+    diskette_cli::understands([OsString::from("diskette")].into_iter().chain(words));
+}
+
 fn what(flavour: u8, size: u64) -> NewImage {
     let cluster_size = 1_u32 << (9 + flavour % 8);
     let what = NewImage::new(size).with_option("cluster_size", &cluster_size.to_string());
@@ -174,6 +188,7 @@ fn options() -> OpenOptions {
     options
 }
 
+const MOST_WORDS: usize = 64;
 const LARGEST_DISK: u64 = 4 << 20;
 
 /// What opens the seeds that are encrypted.

@@ -25,6 +25,24 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             .zip([0, 0x41, 0x85, 0xc3].into_iter().cycle())
             .map(|((name, _, bytes), flavour)| (name, [vec![flavour], bytes].concat()))
             .collect(),
+        "edits" => crate::edits::seeds(),
+        "edit_any" => all_images()
+            .into_iter()
+            .filter_map(|(name, format, bytes)| {
+                let formats = ["qcow2", "vdi", "vpc", "vmdk", "vhdx", "raw"];
+                let which = formats.iter().position(|known| *known == format)?;
+                Some((name, [vec![u8::try_from(which).ok()?], bytes].concat()))
+            })
+            .collect(),
+        "command_line" => COMMAND_LINES
+            .iter()
+            .map(|line| {
+                (
+                    line.replace([' ', '/'], "-"),
+                    line.replace(' ', "\n").into_bytes(),
+                )
+            })
+            .collect(),
         "qcow2_repair" => crate::repair::seeds(),
         "vhdx_sealed" => (0..BASES)
             .map(|which| {
@@ -49,6 +67,34 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         }
     }
 }
+
+/// Words that are understood, for each command some.
+const COMMAND_LINES: [&str; 24] = [
+    "info --output=json -f qcow2 disk.qcow2",
+    "info --image-opts driver=qcow2,file.filename=disk.qcow2",
+    "info --object secret,id=sec0,data=hunter2 disk.qcow2",
+    "info --limit table-bytes=32M --limit time=5 disk.qcow2",
+    "map --output=json -s 1M -l 64k disk.vmdk",
+    "check -r all -T none disk.qcow2",
+    "convert -p -c -m 4 -O qcow2 -o compression_type=zstd,cluster_size=64k a.vmdk b.qcow2",
+    "convert -n --target-is-zero -S 4k -W -O raw a b",
+    "convert -l snapshot.name=one -B base -F raw a b",
+    "convert --bitmaps --skip-broken-bitmaps -O qcow2 a b",
+    "create -f qcow2 -b base.qcow2 -F qcow2 -u new.qcow2 10.5G",
+    "compare -s -f raw -F qcow2 -U a b",
+    "measure -O qcow2 --size 1T",
+    "resize --shrink --preallocation=metadata disk -1G",
+    "resize disk +7k",
+    "rebase -u -b base -F raw disk",
+    "snapshot -c one disk",
+    "amend -o compat=1.1,lazy_refcounts=on disk",
+    "bitmap --add -g 64k --enable disk name",
+    "commit -d -b base -r 1M disk",
+    "dd bs=4k count=2 skip=1 if=a of=b -O vdi",
+    "bench -w -c 8 -d 2 -s 4k -t none disk",
+    "nbd --socket s --read-only disk",
+    "digest --json disk",
+];
 
 /// OVAs of one disk and of several.
 fn archives() -> Vec<(String, Vec<u8>)> {

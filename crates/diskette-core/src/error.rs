@@ -28,6 +28,8 @@ pub enum Error {
         value: Claim,
         /// What is wrong with it.
         why: Cow<'static, str>,
+        /// Whether that is that the file ends before what the field leads to, or before the field itself.
+        truncated: bool,
     },
 
     /// The image is sound as far as we can see, and needs what we do not have.
@@ -262,7 +264,17 @@ impl Error {
             offset,
             value: value.into(),
             why: why.into(),
+            truncated: false,
         }
+    }
+
+    /// The same error of a field, but that the file ends too early is what it tells: one that was cut off has it.
+    #[must_use]
+    pub fn truncated(mut self) -> Self {
+        if let Self::Malformed { truncated, .. } = &mut self {
+            *truncated = true;
+        }
+        self
     }
 
     /// The error for a persistent bitmap with which something cannot be done.

@@ -88,9 +88,10 @@ impl Field {
     pub fn followed_by(self, len: u64, end: u64) -> Result<u64> {
         match self.value.checked_add(len) {
             Some(sum) if sum <= end => Ok(self.value),
-            _ => Err(self.malformed(format!(
-                "its {len} bytes reach beyond the file's end at {end:#x}"
-            ))),
+            _ => {
+                let why = format!("its {len} bytes reach beyond the file's end at {end:#x}");
+                Err(self.malformed(why).truncated())
+            }
         }
     }
 }

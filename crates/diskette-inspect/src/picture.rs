@@ -1,5 +1,7 @@
 //! Where an image holds data: on the disk as the guest sees it, and in its files.
 
+use std::ops::Range;
+
 use diskette_core::{BlockReader, BlockReaderExt, ExtentKind, HostOffset, Result};
 
 /// A disk and its files, each cut into equal parts.
@@ -61,6 +63,18 @@ pub enum Share {
 impl Picture {
     /// The picture of `disk`, which lies in `files` (names and sizes in bytes), in `cells` parts each. Walks the map.
     pub fn of(disk: &dyn BlockReader, files: &[(String, u64)], cells: usize) -> Result<Self> {
+        Self::part(disk, files, cells, 0..u64::MAX, 0..u64::MAX)
+    }
+
+    /// The same, of a part of the disk, and of a part of each file: the cells are of these parts, the sizes and the total of
+    /// the whole. What lies behind an end is left out.
+    pub fn part(
+        disk: &dyn BlockReader,
+        files: &[(String, u64)],
+        cells: usize,
+        of_disk: Range<u64>,
+        of_file: Range<u64>,
+    ) -> Result<Self> {
         let blank = vec![Cell::default(); cells.max(1)];
         let disk_size = disk.size();
         let files = files.iter().map(|(name, size)| FilePicture {
@@ -80,13 +94,8 @@ impl Picture {
             let share = Share::of(&extent.kind);
             picture.extents += 1;
             *picture.total.of_mut(share) += extent.len;
-            spread(
-                &mut picture.disk,
-                disk_size,
-                extent.offset,
-                extent.len,
-                share,
-            );
+            let run = (extent.offset, extent.len);
+            spread(&mut picture.disk, &up_to(&of_disk, disk_size), run, share);
             let (at, len) = match extent.kind {
                 ExtentKind::Data(at) | ExtentKind::Encrypted(at) => (at, extent.len),
                 ExtentKind::Compressed { at, len } => (at, len),
@@ -94,11 +103,12 @@ impl Picture {
             };
             let HostOffset { file, offset } = at;
             if let Some(file) = picture.files.get_mut(usize::from(file)) {
-                spread(&mut file.cells, file.size, offset, len, share);
+                let part = up_to(&of_file, file.size);
+                spread(&mut file.cells, &part, (offset, len), share);
             }
         }
         for file in &mut picture.files {
-            count_rest(&mut file.cells, file.size);
+            count_rest(&mut file.cells, &up_to(&of_file, file.size));
         }
         Ok(picture)
     }
@@ -122,36 +132,45 @@ fn bar(cells: &[Cell]) -> String {
     cells.iter().map(|cell| cell.most().sign()).collect()
 }
 
-/// Where a part begins, of so many.
-fn border(size: u64, index: usize, cells: usize) -> u64 {
-    let offset = u128::from(size) * index as u128 / cells as u128;
-    u64::try_from(offset).unwrap_or(size)
+/// What of a part there is.
+fn up_to(part: &Range<u64>, size: u64) -> Range<u64> {
+    let end = part.end.min(size);
+    part.start.min(end)..end
 }
 
-/// Shares a run out among the parts that it touches.
-fn spread(cells: &mut [Cell], size: u64, offset: u64, len: u64, share: Share) {
+/// Where a cell begins, of so many.
+fn border(part: &Range<u64>, index: usize, cells: usize) -> u64 {
+    let size = part.end - part.start;
+    let offset = u128::from(size) * index as u128 / cells as u128;
+    part.start + u64::try_from(offset).unwrap_or(size)
+}
+
+/// Shares a run (offset and length) out among the cells that it touches.
+fn spread(cells: &mut [Cell], part: &Range<u64>, (offset, len): (u64, u64), share: Share) {
     let count = cells.len();
-    if size == 0 || len == 0 || offset >= size {
+    let start = offset.max(part.start);
+    let end = offset.saturating_add(len).min(part.end);
+    if start >= end {
         return;
     }
-    let end = offset.saturating_add(len).min(size);
-    let first = u128::from(offset) * count as u128 / u128::from(size);
-    // The first border may lie behind `offset` by rounding: begin one part earlier.
+    let size = part.end - part.start;
+    let first = u128::from(start - part.start) * count as u128 / u128::from(size);
+    // The first border may lie behind `start` by rounding: begin one cell earlier.
     let first = usize::try_from(first).unwrap_or(0).saturating_sub(1);
     for (index, cell) in cells.iter_mut().enumerate().skip(first) {
-        let (from, to) = (border(size, index, count), border(size, index + 1, count));
+        let (from, to) = (border(part, index, count), border(part, index + 1, count));
         if from >= end {
             break;
         }
-        *cell.of_mut(share) += to.min(end).saturating_sub(from.max(offset));
+        *cell.of_mut(share) += to.min(end).saturating_sub(from.max(start));
     }
 }
 
 /// Counts what nothing lies in as a hole. Runs of a file may overlap, be it by a lie.
-fn count_rest(cells: &mut [Cell], size: u64) {
+fn count_rest(cells: &mut [Cell], part: &Range<u64>) {
     let count = cells.len();
     for (index, cell) in cells.iter_mut().enumerate() {
-        let len = border(size, index + 1, count) - border(size, index, count);
+        let len = border(part, index + 1, count) - border(part, index, count);
         cell.hole = len.saturating_sub(cell.data.saturating_add(cell.compressed));
     }
 }

@@ -280,6 +280,16 @@ fn a_picture_shares_all_bytes_out() {
     let picture = Picture::of(&*disk(&path), &files, 10).unwrap();
     assert_eq!(picture.bar(), "░░░█░░░░░░");
     assert_eq!(picture.files[0].bar(), "···█······");
+    // The second half of the data, twice as fine, and what lies around it.
+    let part =
+        |cells, of_disk, of_file| Picture::part(&*disk(&path), &files, cells, of_disk, of_file);
+    let near = part(4, 3 * MIB + MIB / 2..4 * MIB + MIB / 2, 3 * MIB..5 * MIB).unwrap();
+    assert_eq!(near.bar(), "██░░");
+    assert_eq!(near.files[0].bar(), "██··");
+    assert_eq!(near.disk[0].data, MIB / 4);
+    assert_eq!(near.total, picture.total);
+    let behind = part(2, 11 * MIB..u64::MAX, 11 * MIB..u64::MAX).unwrap();
+    assert_eq!(behind.disk, vec![Default::default(); 2]);
     let svg = picture.svg("a <disk> & more", &Contents::default());
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     assert!(svg.contains("a &lt;disk&gt; &amp; more"));

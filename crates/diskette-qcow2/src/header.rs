@@ -365,7 +365,9 @@ fn backing_name(
     // At most 1023, see above.
     let mut name = vec![0; usize::try_from(len).unwrap_or(0)];
     if storage.read_padded(&mut name, offset)? < name.len() {
-        return Err(claim.malformed("the name reaches beyond the file's end"));
+        return Err(claim
+            .malformed("the name reaches beyond the file's end")
+            .truncated());
     }
     Ok(Some(String::from_utf8_lossy(&name).into_owned()))
 }

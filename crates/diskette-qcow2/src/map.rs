@@ -1,15 +1,18 @@
 //! Guest offset to extent: L1, kept whole; L2, table by table; entries, and the subclusters of extended ones.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use diskette_core::{
     Extent, ExtentKind, Field, HostOffset, Limits, Result, Storage, StorageExt, Table, TableCache,
 };
+use zerocopy::FromBytes;
 use zerocopy::big_endian::U64;
 
 use crate::entry::{L1Entry, L2Entry, Subcluster, Subclusters};
 use crate::geometry::{Geometry, Position};
 use crate::header::{Header, L1Location, field};
+use crate::refcount::RefcountTableEntry;
 
 /// The way from the disk to the file, by one L1 table.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(crate) struct Map {
     salvage: bool,
     /// Where tables lie that have a place in the header.
     tables: [(&'static str, Range<u64>); 2],
+    /// Where blocks of refcounts lie, in ascending order; once an L2 table was asked for.
+    refcount_blocks: OnceLock<Vec<u64>>,
 }
 
 /// An L2 table, with what is needed to complain about it.
@@ -78,6 +83,7 @@ impl Map {
                     ),
                 ),
             ],
+            refcount_blocks: OnceLock::new(),
         })
     }
 
@@ -295,7 +301,7 @@ impl Map {
             "its compressed cluster at {:#x} lies beyond the file's end at {:#x}",
             stream.offset, self.file_size
         );
-        Err(self.claim(table, l2_index).malformed(why))
+        Err(self.claim(table, l2_index).malformed(why).truncated())
     }
 
     fn l2_table(&self, storage: &dyn Storage, l1_index: u64) -> Result<Option<L2Table>> {
@@ -327,9 +333,12 @@ impl Map {
                 "its L2 table at {offset:#x} reaches beyond the file's end at {:#x}",
                 self.file_size
             );
-            return Err(claim().malformed(why));
+            return Err(claim().malformed(why).truncated());
         }
         let words = self.l2.get_or_read(offset, || {
+            if self.is_refcount_block(storage, offset)? {
+                return Err(claim().malformed("its L2 table lies over a block of refcounts"));
+            }
             let mut bytes = vec![0; self.geometry.cluster_len()];
             storage.read_padded(&mut bytes, offset)?;
             Ok(Table::new(bytes))
@@ -350,6 +359,22 @@ impl Map {
         let tables = self.tables.iter();
         let mut found = tables.filter(|(_, place)| place.contains(&offset));
         found.next().map(|(name, _)| *name)
+    }
+
+    /// Whether a block of refcounts lies at `offset`: taken for an L2 table, it could read as zeros.
+    fn is_refcount_block(&self, storage: &dyn Storage, offset: u64) -> Result<bool> {
+        if self.salvage {
+            return Ok(false);
+        }
+        let blocks = match self.refcount_blocks.get() {
+            Some(blocks) => blocks,
+            None => {
+                let [_, (_, table)] = &self.tables;
+                let found = refcount_blocks(storage, table.clone(), self.file_size)?;
+                self.refcount_blocks.get_or_init(|| found)
+            }
+        };
+        Ok(blocks.binary_search(&offset).is_ok())
     }
 
     fn entry(&self, table: &L2Table, l2_index: u64) -> L2Entry {
@@ -383,6 +408,25 @@ fn expect_tables_of_their_own(l1: &Table<U64>, at: &L1Location, clusters: u64) -
     }
     let why = format!("{count} of them lead to L2 tables, and the file has {clusters} clusters");
     Err(field("l1_table", at.offset, at.entries).malformed(why))
+}
+
+/// Where the file has blocks of refcounts, by the refcount table at `table`.
+fn refcount_blocks(storage: &dyn Storage, table: Range<u64>, file_size: u64) -> Result<Vec<u64>> {
+    const PIECE: usize = 1 << 16;
+    let mut blocks = Vec::new();
+    let mut bytes = vec![0; PIECE];
+    for at in (table.start..table.end.min(file_size)).step_by(PIECE) {
+        storage.read_padded(&mut bytes, at)?;
+        let entries = <[U64]>::ref_from_bytes(&bytes).unwrap_or_default().iter();
+        let left = usize::try_from((table.end - at) / 8).unwrap_or(usize::MAX);
+        let places = entries
+            .take(left)
+            .map(|entry| RefcountTableEntry(entry.get()).block_offset());
+        blocks.extend(places.filter(|place| (1..file_size).contains(place)));
+    }
+    blocks.sort_unstable();
+    blocks.dedup();
+    Ok(blocks)
 }
 
 const fn range(start: u64, len: u64) -> Range<u64> {

@@ -21,6 +21,7 @@
 //!
 //! [`FolderResolver`] follows the references of images within a folder.
 
+mod behind;
 mod file;
 mod file_mut;
 mod folder;

@@ -12,6 +12,7 @@ use diskette_core::{Result, StorageMut};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use crate::FileStorageMut;
+use crate::behind::Behind;
 use crate::file::failed;
 
 /// An output in the making. Under its name there is what was there before, until [`commit`](Self::commit) puts the whole
@@ -24,6 +25,8 @@ use crate::file::failed;
 pub struct NewFile {
     target: PathBuf,
     storage: Arc<FileStorageMut>,
+    /// What sends it on while it is written, if that is asked for.
+    behind: Option<Arc<Behind>>,
     /// The name that it has until it is whole, if it has one.
     temporary: Option<PathBuf>,
     /// The file that it will replace.
@@ -56,6 +59,7 @@ impl NewFile {
         Ok(Self {
             target,
             storage,
+            behind: None,
             temporary,
             replaced: existing,
         })
@@ -65,15 +69,27 @@ impl NewFile {
         Self {
             target,
             storage: Arc::new(device),
+            behind: None,
             temporary: None,
             replaced: None,
         }
     }
 
+    /// The same, but that its bytes are sent on to the disk while more are written: a [`commit`](Self::commit) that syncs
+    /// has little left to wait for then.
+    #[must_use]
+    pub fn sent_on(mut self) -> Self {
+        self.behind = Some(Arc::new(Behind::new(Arc::clone(&self.storage))));
+        self
+    }
+
     /// Where its bytes go.
     #[must_use]
     pub fn storage(&self) -> Arc<dyn StorageMut> {
-        Arc::<FileStorageMut>::clone(&self.storage)
+        match &self.behind {
+            Some(behind) => Arc::<Behind>::clone(behind),
+            None => Arc::<FileStorageMut>::clone(&self.storage),
+        }
     }
 
     /// Puts the file in its place, under its name. With `sync`, after all of it is on stable storage, and the name too.
@@ -98,6 +114,9 @@ impl NewFile {
     pub(crate) fn put_in_place(&self, sync: bool) -> io::Result<()> {
         if let Some(replaced) = &self.replaced {
             take_over(replaced, self.storage.file())?;
+        }
+        if let Some(behind) = &self.behind {
+            behind.end()?;
         }
         if sync {
             self.storage.sync()?;
@@ -276,6 +295,7 @@ mod tests {
             ),
             temporary: Some(hidden.clone()),
             replaced: None,
+            behind: None,
         };
         drop(begin());
         assert!(names(folder.path()).is_empty());

@@ -22,6 +22,8 @@ pub struct NewFiles {
     parts: Mutex<Vec<NewFile>>,
     /// Files that must not be replaced, by what tells them from all others.
     kept: Vec<(u64, u64)>,
+    /// Whether they are sent on to the disk while they are written.
+    sent_on: bool,
 }
 
 impl NewFiles {
@@ -34,6 +36,7 @@ impl NewFiles {
             main: NewFile::create(target)?,
             parts: Mutex::new(Vec::new()),
             kept: Vec::new(),
+            sent_on: false,
         })
     }
 
@@ -43,6 +46,14 @@ impl NewFiles {
         let files = files.into_iter();
         self.kept
             .extend(files.filter_map(|file| file_id(file.as_ref())));
+        self
+    }
+
+    /// The same, but that the files are [sent on](NewFile::sent_on) to the disk while they are written.
+    #[must_use]
+    pub fn sent_on(mut self) -> Self {
+        self.main = self.main.sent_on();
+        self.sent_on = true;
         self
     }
 
@@ -101,7 +112,10 @@ impl NewParts for NewFiles {
             return Err(refused("it is one of the files that are read"));
         }
         expect_unused(&path)?;
-        let file = NewFile::create(&path)?;
+        let file = match self.sent_on {
+            true => NewFile::create(&path)?.sent_on(),
+            false => NewFile::create(&path)?,
+        };
         let storage = file.storage();
         self.parts
             .lock()

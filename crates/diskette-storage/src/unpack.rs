@@ -143,12 +143,14 @@ impl Unpacker {
                 source: why,
             };
         }
-        let why = match why.kind() {
-            ErrorKind::UnexpectedEof => "cut short".to_owned(),
-            _ => why.to_string(),
+        let wrong = |text: String| {
+            let format = self.packing.name();
+            Error::malformed(format, "compressed data", taken, self.name.as_str(), text)
         };
-        let format = self.packing.name();
-        Error::malformed(format, "compressed data", taken, self.name.as_str(), why)
+        match why.kind() {
+            ErrorKind::UnexpectedEof => wrong("cut short".to_owned()).truncated(),
+            _ => wrong(why.to_string()),
+        }
     }
 }
 

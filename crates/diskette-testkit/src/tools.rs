@@ -127,7 +127,7 @@ pub fn corpus() -> Option<PathBuf> {
 }
 
 /// Says that a test cannot be done for want of a program; panics where nothing may be skipped.
-fn skip(what: &str) {
+pub fn skip(what: &str) {
     assert!(
         env::var_os("CI").is_none_or(|ci| ci != "true"),
         "{what} is not installed, and CI lets no test be skipped"

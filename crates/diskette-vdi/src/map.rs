@@ -108,7 +108,7 @@ impl Map {
                     let why = format!(
                         "its block at {at:#x} reaches beyond the file's end at {file_size:#x}"
                     );
-                    return Err(field.malformed(why));
+                    return Err(field.malformed(why).truncated());
                 }
                 Ok(ExtentKind::Data(HostOffset::new(at)))
             }

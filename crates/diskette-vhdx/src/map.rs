@@ -344,10 +344,11 @@ impl Map {
         let offset = entry & BAT_OFFSET_MASK;
         let wrong = |why: String| Err(self.entry_field(index, entry).malformed(why));
         let Some(end) = offset.checked_add(len).filter(|end| *end <= self.file_size) else {
-            return wrong(format!(
+            let why = format!(
                 "its block reaches beyond the file's end at {:#x}",
                 self.file_size
-            ));
+            );
+            return Err(self.entry_field(index, entry).malformed(why).truncated());
         };
         if offset < HEADER_SECTION_LEN {
             return wrong("its block lies in the header section".to_owned());

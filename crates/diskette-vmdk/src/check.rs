@@ -19,7 +19,7 @@ use crate::map::Kept;
 use crate::sparse::SectorEntries;
 use crate::stream::StoredGrain;
 use crate::uses::{Usage, Uses};
-use crate::{FORMAT, Vmdk, edit, redundant, spec};
+use crate::{FORMAT, Vmdk, edit, redundant, spec, stream};
 
 impl CheckableFormat for Vmdk {
     fn check(&self, storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<CheckReport> {
@@ -43,6 +43,7 @@ impl CheckableFormat for Vmdk {
                 Kept::Sparse(grains) => {
                     let usage = check_grains(grains, header, cx, &mut report)?;
                     if let Some(header) = header {
+                        report_unknown(grains, header, &mut report)?;
                         report_lost(grains, header, &usage, &mut report);
                         report_differences(grains, header, &image, &mut report);
                     }
@@ -84,6 +85,19 @@ fn check_grains<L: Layout>(
         report.add(Severity::Note, text);
     }
     Ok(usage)
+}
+
+/// Grains of a stream to which its tables cannot lead.
+fn report_unknown(
+    grains: &Grains<SectorEntries>,
+    header: &Header,
+    report: &mut CheckReport,
+) -> Result<()> {
+    match stream::expect_grains_known(&*grains.storage, header, &grains.tables, grains.size) {
+        Err(error @ Error::Malformed { .. }) => report.add(Severity::Corruption, error),
+        known => known?,
+    }
+    Ok(())
 }
 
 /// Grains of a plain extent's file to which nothing leads.

@@ -17,7 +17,7 @@ pub(crate) fn open(
 ) -> Result<Grains<SectorEntries>> {
     let bytes = read_struct_bytes(&*storage, 0, "header")?;
     let (raw, _) = spec::CowdHeader::ref_from_prefix(&bytes)
-        .map_err(|_| Error::malformed(FORMAT, "header", 0, 0, "cut short"))?;
+        .map_err(|_| Error::malformed(FORMAT, "header", 0, 0, "cut short").truncated())?;
     let field = |name: &'static str, offset, value: u32| Field::new(FORMAT, name, offset, value);
 
     field("header.version", 4, raw.version.get()).equal_to(1)?;

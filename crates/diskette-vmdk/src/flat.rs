@@ -35,7 +35,7 @@ impl Flat {
         // Both are below 2^63: the descriptor's parser has seen to it.
         if at.saturating_add(line.size) > storage_size {
             let why = format!("they reach beyond the file's end at {storage_size:#x}");
-            let error = line.malformed(why);
+            let error = line.malformed(why).truncated();
             if !cx.salvage {
                 return Err(error);
             }

@@ -119,7 +119,7 @@ where
         let why = format!(
             "the grain directory's {len} bytes reach beyond the file's end at {storage_size:#x}"
         );
-        return Err(field.malformed(why));
+        return Err(field.malformed(why).truncated());
     }
     limits.allow_table("grain directory's bytes", len)?;
     Table::read(storage, at, usize::try_from(count).unwrap_or(usize::MAX))
@@ -227,7 +227,8 @@ impl<L: Layout> Grains<L> {
                 let size = self.storage_size;
                 return Err(wrong(format!(
                     "the grain at {at:#x} reaches beyond the file's end at {size:#x}"
-                )));
+                ))
+                .truncated());
             }
         }
         Ok(grain)
@@ -290,7 +291,8 @@ impl<L: Layout> Grains<L> {
             {
                 Err(wrong(format!(
                     "the grain table at {at:#x} reaches beyond the file's end at {size:#x}"
-                )))
+                ))
+                .truncated())
             }
             at => Ok(at),
         }

@@ -40,7 +40,7 @@ impl Header {
     pub(crate) fn read(storage: &dyn Storage, at: u64, limits: &Limits) -> Result<Self> {
         let bytes = read_struct_bytes(storage, at, "header")?;
         let raw = spec::HostedHeader::ref_from_bytes(&bytes)
-            .map_err(|_| Error::malformed(FORMAT, "header", at, 0, "cut short"))?;
+            .map_err(|_| Error::malformed(FORMAT, "header", at, 0, "cut short").truncated())?;
         let header = Self::parse(raw, at, limits)?;
         let size = storage.total_size()?;
         if header.overhead > size {
@@ -51,17 +51,17 @@ impl Header {
                 header.host_offset(64),
                 header.overhead / SECTOR,
             );
-            return Err(overhead.malformed(format!(
-                "its sectors reach beyond the file's end at {size:#x}"
-            )));
+            let why = format!("its sectors reach beyond the file's end at {size:#x}");
+            return Err(overhead.malformed(why).truncated());
         }
         Ok(header)
     }
 
     /// The header in an image's first bytes.
     pub(crate) fn parse_head(head: &[u8], limits: &Limits) -> Result<Self> {
-        let (raw, _) = spec::HostedHeader::ref_from_prefix(head)
-            .map_err(|_| Error::malformed(FORMAT, "header", 0, head.len() as u64, "cut short"))?;
+        let (raw, _) = spec::HostedHeader::ref_from_prefix(head).map_err(|_| {
+            Error::malformed(FORMAT, "header", 0, head.len() as u64, "cut short").truncated()
+        })?;
         Self::parse(raw, 0, limits)
     }
 

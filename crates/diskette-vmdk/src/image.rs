@@ -277,7 +277,8 @@ fn embedded_descriptor(
         return malformed(
             at,
             format!("the descriptor's {len} bytes reach beyond the file's end at {size:#x}"),
-        );
+        )
+        .map_err(Error::truncated);
     }
     Descriptor::read(storage, at, len, cx.limits)
 }

@@ -128,7 +128,7 @@ impl Stream {
         let mut sector = [0; 512];
         self.fill(&mut sector)?;
         let (marker, _) = spec::Marker::ref_from_prefix(&sector)
-            .map_err(|_| Error::malformed(FORMAT, "marker", at, 0, "cut short"))?;
+            .map_err(|_| Error::malformed(FORMAT, "marker", at, 0, "cut short").truncated())?;
         let (value, size) = (marker.value.get(), u64::from(marker.size.get()));
         if size > 0 {
             return self.grain(at, value, size, &sector, buffer).map(Some);
@@ -224,7 +224,9 @@ impl Stream {
         if came < buf.len() {
             let end = self.at + came as u64;
             let field = Field::new(FORMAT, "stream's end", end, end);
-            return Err(field.malformed("no end-of-stream marker came: it was cut short"));
+            return Err(field
+                .malformed("no end-of-stream marker came: it was cut short")
+                .truncated());
         }
         self.at += came as u64;
         Ok(())

@@ -71,7 +71,7 @@ pub(crate) fn open(
 ) -> Result<Grains<SeSparseEntries>> {
     let bytes = read_struct_bytes(&*storage, 0, "header")?;
     let raw = spec::SeSparseHeader::ref_from_bytes(&bytes)
-        .map_err(|_| Error::malformed(FORMAT, "header", 0, 0, "cut short"))?;
+        .map_err(|_| Error::malformed(FORMAT, "header", 0, 0, "cut short").truncated())?;
     if raw.magic != spec::SE_SPARSE_MAGIC {
         let magic = U64::from_bytes(raw.magic).get();
         return Err(Error::malformed(
@@ -157,7 +157,7 @@ fn check_clean(storage: &dyn Storage, raw: &spec::SeSparseHeader) -> Result<()> 
         * SECTOR;
     let bytes = read_struct_bytes(storage, at, "volatile header")?;
     let volatile = spec::SeSparseVolatileHeader::ref_from_bytes(&bytes)
-        .map_err(|_| Error::malformed(FORMAT, "volatile header", at, 0, "cut short"))?;
+        .map_err(|_| Error::malformed(FORMAT, "volatile header", at, 0, "cut short").truncated())?;
     let magic = Field::new(FORMAT, "volatileHeader.magic", at, volatile.magic.get());
     magic.equal_to(spec::SE_SPARSE_VOLATILE_MAGIC)?;
     if volatile.replay_journal.get() != 0 {

@@ -59,6 +59,9 @@ pub(crate) fn open(
         Some(at) => stored_tables(&*storage, header, at, size, cx, remarks)?,
         None => stream::scan(&*storage, header, size, cx, remarks)?,
     };
+    if !cx.salvage {
+        stream::expect_grains_known(&*storage, header, &tables, size)?;
+    }
     let grains = Grains {
         storage_size: storage.total_size()?,
         storage,

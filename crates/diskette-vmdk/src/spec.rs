@@ -90,6 +90,9 @@ pub(crate) const TABLE_ENTRIES: u32 = 512;
 /// The entry of a hosted grain table for a grain of zeros.
 pub(crate) const GTE_ZERO: u32 = 1;
 
+/// Entries of each grain table of a stream-optimized extent, whoever wrote it.
+pub(crate) const STREAM_TABLE_ENTRIES: u64 = 512;
+
 /// The head of a piece of a stream: of a compressed grain (`size` is not 0, the data follow at once), or of a
 /// metadata sector (`size` is 0, and `kind` says which).
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

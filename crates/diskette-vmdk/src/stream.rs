@@ -12,7 +12,7 @@ use diskette_core::{
     Error, Field, Limits, OpenContext, Result, SECTOR, Storage, StorageExt, Table,
 };
 use zerocopy::little_endian::U32;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::grains::{Grains, Layout, Tables};
 use crate::header::Header;
@@ -62,7 +62,9 @@ pub(crate) fn scan(
     if !header.compressed {
         let name = format!("{}.gdOffset", header.name());
         let gd_offset = Field::new(FORMAT, name, header.host_offset(56), spec::GD_AT_END);
-        return Err(gd_offset.malformed("at the file's end, where no footer is"));
+        return Err(gd_offset
+            .malformed("at the file's end, where no footer is")
+            .truncated());
     }
     remarks.warn("the stream has no footer: its grains were found by their markers");
     let mut scan = Scan {
@@ -86,8 +88,9 @@ pub(crate) fn scan(
     }
     if !scan.complete {
         let file_end = Field::new(FORMAT, "stream's end", at, at / SECTOR);
-        let error =
-            file_end.malformed("no grain directory came before it: the stream was cut short");
+        let error = file_end
+            .malformed("no grain directory came before it: the stream was cut short")
+            .truncated();
         if !cx.salvage {
             return Err(error);
         }
@@ -99,6 +102,56 @@ pub(crate) fn scan(
             .map(|(index, entries)| (index, Table::new(entries.as_bytes())))
             .collect(),
     ))
+}
+
+/// That the tables of a stream can lead to its grains: a directory that lies elsewhere, or tables of another length, would
+/// read as zeros.
+pub(crate) fn expect_grains_known(
+    storage: &dyn Storage,
+    header: &Header,
+    tables: &Tables<U32>,
+    size: u64,
+) -> Result<()> {
+    let Tables::Stored {
+        directory,
+        directory_at,
+        ..
+    } = tables
+    else {
+        return Ok(());
+    };
+    if !header.compressed {
+        return Ok(());
+    }
+    let entries = Field::new(
+        FORMAT,
+        format!("{}.numGTEsPerGT", header.name()),
+        header.host_offset(44),
+        header.table_entries,
+    );
+    entries.equal_to(spec::STREAM_TABLE_ENTRIES)?;
+    let at = header.overhead;
+    let has_tables = directory.entries().iter().any(|entry| entry.get() != 0);
+    if has_tables || !is_grain(storage, header, at, size)? {
+        return Ok(());
+    }
+    let name = format!("{}.gdOffset", header.name());
+    let gd_offset = Field::new(FORMAT, name, header.host_offset(56), directory_at / SECTOR);
+    Err(gd_offset.malformed(format!(
+        "the grain directory is empty, and there is a grain at {at:#x}"
+    )))
+}
+
+/// Whether the marker of a grain of the disk lies at `at`.
+fn is_grain(storage: &dyn Storage, header: &Header, at: u64, size: u64) -> Result<bool> {
+    if at.saturating_add(spec::GRAIN_MARKER_LEN) > storage.total_size()? {
+        return Ok(false);
+    }
+    let mut marker = spec::GrainMarker::new_zeroed();
+    storage.read(marker.as_mut_bytes(), at)?;
+    let first = marker.value.get().saturating_mul(SECTOR);
+    let is_first = first < size && first.is_multiple_of(header.grain_size);
+    Ok(marker.size.get() != 0 && is_first)
 }
 
 /// A stream, from its first piece to its last.
@@ -120,7 +173,7 @@ impl Scan<'_> {
         let mut bytes = [0; size_of::<spec::Marker>()];
         storage.read(&mut bytes, at)?;
         let marker = spec::Marker::ref_from_bytes(&bytes)
-            .map_err(|_| Error::malformed(FORMAT, "marker", at, 0, "cut short"))?;
+            .map_err(|_| Error::malformed(FORMAT, "marker", at, 0, "cut short").truncated())?;
         let value = marker.value.get();
         let size = u64::from(marker.size.get());
         let with_table = || {
@@ -133,7 +186,9 @@ impl Scan<'_> {
                 let len = grain_len(size, self.header.grain_size, at)?;
                 if at + len > self.end {
                     let why = format!("its bytes reach beyond the file's end at {:#x}", self.end);
-                    return Err(Error::malformed(FORMAT, "marker.size", at + 8, size, why));
+                    return Err(
+                        Error::malformed(FORMAT, "marker.size", at + 8, size, why).truncated()
+                    );
                 }
                 self.grain(value, at, limits)?;
                 len.div_ceil(SECTOR)
@@ -234,7 +289,7 @@ impl<L: Layout> Grains<L> {
         let usual = grain.bound.min(self.grain_size + SECTOR);
         let first = first_bytes(scratch, usual);
         self.storage.read(first, grain.at)?;
-        let cut = || Error::malformed(FORMAT, "marker", grain.at, usual, "cut short");
+        let cut = || Error::malformed(FORMAT, "marker", grain.at, usual, "cut short").truncated();
         let (marker, _) = spec::GrainMarker::ref_from_prefix(first).map_err(|_| cut())?;
         let len = self.check_marker(grain, marker)?;
         let bytes = first_bytes(scratch, len);
@@ -275,13 +330,9 @@ impl<L: Layout> Grains<L> {
                 "its bytes reach beyond the file's end at {:#x}",
                 self.storage_size
             );
-            return Err(Error::malformed(
-                FORMAT,
-                "marker.size",
-                grain.at + 8,
-                size,
-                why,
-            ));
+            return Err(
+                Error::malformed(FORMAT, "marker.size", grain.at + 8, size, why).truncated(),
+            );
         }
         Ok(len)
     }

@@ -162,7 +162,7 @@ impl Footer {
                 let why = format!(
                     "more than the {data_end} bytes before the footer: the file is cut short"
                 );
-                return Err(size.malformed(why));
+                return Err(size.malformed(why).truncated());
             }
             if footer.disk_size < data_end && *offset != 0 {
                 footer.warnings.push(format!(

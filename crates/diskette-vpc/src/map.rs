@@ -48,7 +48,7 @@ impl Map {
             }
             let why =
                 format!("its block at {host:#x} reaches beyond the file's end at {file_size:#x}");
-            return Err(self.dynamic.entry(index).malformed(why));
+            return Err(self.dynamic.entry(index).malformed(why).truncated());
         }
         let bitmap = self.bitmaps.get_or_read(host, || {
             let len = usize::try_from(self.dynamic.bitmap_size).unwrap_or(0);

@@ -121,5 +121,5 @@ pub use map::{Map, MapEntry, map};
 pub use one_pass::open_one_pass;
 pub use open::{open, open_image, open_with, safe_options};
 pub use overlay::{Commit, Rebase, amend};
-pub use picture::picture;
+pub use picture::{picture, picture_of_part};
 pub use write::{Conversion, create, edit, measure, refuse_source_as_target, writable};

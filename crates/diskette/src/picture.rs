@@ -1,6 +1,7 @@
 //! The picture of a disk and of the files that hold it.
 
 use std::fs;
+use std::ops::Range;
 
 use diskette_core::{BlockReaderExt, Chain, ExtentKind, Layer, Result};
 use diskette_inspect::Picture;
@@ -9,11 +10,21 @@ use diskette_inspect::Picture;
 ///
 /// A file that is no file of the host (a member of an OVA, what was unpacked) is drawn up to the last byte of data in it.
 pub fn picture(chain: &Chain, cells: usize) -> Result<Picture> {
+    picture_of_part(chain, cells, 0..u64::MAX, 0..u64::MAX)
+}
+
+/// The same, of a part of the disk, and of a part of each file: see [`Picture::part`].
+pub fn picture_of_part(
+    chain: &Chain,
+    cells: usize,
+    disk: Range<u64>,
+    file: Range<u64>,
+) -> Result<Picture> {
     let mut files: Vec<_> = chain.layers().iter().flat_map(files).collect();
     if files.iter().any(|(_, size)| *size == 0) {
         measure_unknown(chain, &mut files)?;
     }
-    Picture::of(chain, &files, cells)
+    Picture::part(chain, &files, cells, disk, file)
 }
 
 /// Names and sizes of the files by whose numbers the chain calls them; 0 where the size is not known.

@@ -136,6 +136,10 @@ impl<'a> Conversion<'a> {
         image.size = source.size();
         let format = writable(&self.format)?;
         let files = NewFiles::create(path)?.keeping(&self.kept);
+        let files = match self.sync {
+            true => files.sent_on(),
+            false => files,
+        };
         let writer = format.create(files.storage(), &files, &image)?;
         convert(source, writer, engine)?;
         self.add_bitmaps(|format| {

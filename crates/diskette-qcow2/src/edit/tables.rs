@@ -197,7 +197,9 @@ impl Image {
                 return Err(claim().malformed("a compressed cluster, in an image with a data file"));
             }
             if stream.offset >= end {
-                return Err(claim().malformed("its compressed cluster lies beyond the file's end"));
+                return Err(claim()
+                    .malformed("its compressed cluster lies beyond the file's end")
+                    .truncated());
             }
             if self.allocator.is_table(first) || self.allocator.is_table(last) {
                 return Err(claim().malformed("its compressed cluster lies in a table"));

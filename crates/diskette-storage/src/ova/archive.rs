@@ -161,7 +161,7 @@ impl Walk<'_> {
         let offset = self.at + SECTOR;
         if offset.checked_add(size).is_none_or(|end| end > self.size) {
             let why = format!("reaches beyond the file's end at {:#x}", self.size);
-            return Err(self.wrong("header.size", size, why));
+            return Err(self.wrong("header.size", size, why).truncated());
         }
         Ok(Range { offset, size })
     }

@@ -1,0 +1,202 @@
+//! A disk that is full, at many sizes: a tmpfs in a mount namespace of the test's own. A command says so, and leaves what
+//! was there before or a whole image.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+mod common;
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::ours;
+use diskette_testkit::{Rng, Tool};
+
+/// Commands that make `full/out`, in which something else stands before. What they make at most is said in KiB.
+const MAKING: [(&str, u64); 8] = [
+    ("convert -f raw -O qcow2 disk.raw full/out", 900),
+    ("convert -c -f raw -O qcow2 disk.raw full/out", 800),
+    ("convert -f raw -O raw disk.raw full/out", 800),
+    (
+        "convert -f raw -O vmdk -o subformat=streamOptimized disk.raw full/out",
+        900,
+    ),
+    ("convert -f raw -O vpc disk.raw full/out", 2200),
+    ("convert -f raw -O vdi disk.raw full/out", 1200),
+    (
+        "convert -f raw -O vhdx -o block_size=1M disk.raw full/out",
+        6400,
+    ),
+    ("create -f qcow2 -o preallocation=full full/out 512K", 1100),
+];
+
+/// Commands that change `full/overlay.qcow2`, and not what its disk holds.
+const CHANGING: [(&str, u64); 4] = [
+    ("snapshot -c now full/overlay.qcow2", 400),
+    ("rebase -b  full/overlay.qcow2", 1400),
+    ("commit full/overlay.qcow2", 1400),
+    ("resize full/overlay.qcow2 +0", 400),
+];
+
+/// Sizes for each command; or as many as the environment's `DISKETTE_FULL_SIZES` says.
+const FEW: u64 = 10;
+const INSIDE: &str = "DISKETTE_FULL_DISK";
+
+#[test]
+fn a_disk_full_at_any_size_loses_nothing() {
+    let Some(unshare) = Tool::find("unshare") else {
+        return;
+    };
+    let mount = "mount -t tmpfs none /mnt";
+    let may = unshare.command().args(["-Urm", "sh", "-c", mount]).output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no file system may be mounted here");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let inside = unshare
+        .command()
+        .args(["-Urm", "--"])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "inside", "--ignored", "--nocapture"])
+        .env(INSIDE, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&inside.stderr);
+    assert!(
+        inside.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&inside.stdout)
+    );
+    eprint!("{said}");
+}
+
+fn prepare(root: &Path) {
+    let mut disk = vec![0; 1 << 20];
+    Rng::new(7).fill(&mut disk[..300_000]);
+    Rng::new(8).fill(&mut disk[700_000..800_000]);
+    fs::write(root.join("disk.raw"), &disk).unwrap();
+    Rng::new(9).fill(&mut disk[100_000..200_000]);
+    fs::write(root.join("top.raw"), &disk).unwrap();
+    fs::create_dir(root.join("full")).unwrap();
+    for line in [
+        "convert -f raw -O qcow2 -o cluster_size=4k disk.raw base.qcow2",
+        "convert -f raw -O qcow2 -o cluster_size=4k -B base.qcow2 -F qcow2 top.raw overlay.qcow2",
+    ] {
+        run(root, line, 0);
+    }
+}
+
+fn run(root: &Path, line: &str, code: i32) -> String {
+    let answer = ours(root, line.split(' '));
+    assert_eq!(answer.code, Some(code), "{line}: {}", answer.err);
+    answer.out
+}
+
+#[test]
+#[ignore = "run by the other"]
+fn inside() {
+    let Some(root) = env::var_os(INSIDE) else {
+        return;
+    };
+    let root = Path::new(&root);
+    let sizes = env::var("DISKETTE_FULL_SIZES").map_or(FEW, |sizes| sizes.parse().unwrap());
+    let (mut failed, mut whole) = (0, 0);
+    for (line, most) in MAKING {
+        for step in 0..sizes {
+            let full = Full::mount(root, 12 + most * step / sizes);
+            fs::write(root.join("full/out"), "what was there before").unwrap();
+            let done = made_or_kept(root, line);
+            *(if done { &mut whole } else { &mut failed }) += 1;
+            drop(full);
+        }
+        assert!(
+            whole > 0 && failed > 0,
+            "{line}: {failed} failed, {whole} whole"
+        );
+    }
+    eprintln!("{failed} images found no room, {whole} did");
+    (failed, whole) = (0, 0);
+    for (line, most) in CHANGING {
+        for step in 0..sizes {
+            let held = len(root, "base.qcow2") + len(root, "overlay.qcow2");
+            let full = Full::mount(root, held / 1024 + 16 + most * step / sizes);
+            let done = changed_or_kept(root, line);
+            *(if done { &mut whole } else { &mut failed }) += 1;
+            drop(full);
+        }
+    }
+    eprintln!("{failed} changes found no room, {whole} did");
+}
+
+/// Makes an image; whether it could. If not, what was there before is there.
+fn made_or_kept(root: &Path, line: &str) -> bool {
+    let answer = ours(root, line.split(' '));
+    let names: Vec<_> = fs::read_dir(root.join("full")).unwrap().collect();
+    assert_eq!(names.len(), 1, "{line} left a file");
+    if answer.code == Some(0) {
+        if line.starts_with("convert") {
+            run(root, "compare -f raw disk.raw full/out", 0);
+        }
+        return true;
+    }
+    assert_eq!(answer.code, Some(1), "{line}: {}", answer.err);
+    assert_eq!(answer.err.lines().count(), 1, "{line}: {}", answer.err);
+    assert!(answer.err.contains("space"), "{line}: {}", answer.err);
+    let kept = fs::read(root.join("full/out")).unwrap();
+    assert_eq!(kept, b"what was there before", "{line}");
+    false
+}
+
+/// Changes the overlay; whether it could. Its disk is the same, and leaks are the worst that a check finds.
+fn changed_or_kept(root: &Path, line: &str) -> bool {
+    for image in ["base.qcow2", "overlay.qcow2"] {
+        fs::copy(root.join(image), root.join("full").join(image)).unwrap();
+    }
+    let answer = ours(root, line.split(' '));
+    assert!(
+        answer.code.is_some_and(|code| code <= 1),
+        "{line}: {}",
+        answer.err
+    );
+    run(root, "compare -f raw top.raw full/overlay.qcow2", 0);
+    for image in ["full/base.qcow2", "full/overlay.qcow2"] {
+        let check = ours(root, ["check", image]);
+        assert!(
+            [Some(0), Some(3)].contains(&check.code),
+            "{line}: {}{}",
+            check.out,
+            check.err
+        );
+    }
+    answer.code == Some(0)
+}
+
+fn len(root: &Path, image: &str) -> u64 {
+    fs::metadata(root.join(image)).unwrap().len()
+}
+
+/// A file system of some KiB over the folder `full`.
+struct Full<'a>(&'a Path);
+
+impl<'a> Full<'a> {
+    fn mount(root: &'a Path, kib: u64) -> Self {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "none", "full"])
+            .current_dir(root)
+            .status();
+        assert!(mounted.is_ok_and(|status| status.success()));
+        Self(root)
+    }
+}
+
+impl Drop for Full<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("full")
+            .current_dir(self.0)
+            .status();
+    }
+}
