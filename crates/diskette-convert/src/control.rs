@@ -84,6 +84,11 @@ impl<'a> Meter<'a> {
         Ok(meter)
     }
 
+    /// By which the operation is steered.
+    pub(crate) const fn control(&self) -> &'a Control<'a> {
+        self.control
+    }
+
     pub(crate) fn advance(&mut self, len: u64) {
         let Progress { done, total } = self.progress;
         self.progress.done = done.saturating_add(len).min(total);

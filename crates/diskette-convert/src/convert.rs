@@ -161,7 +161,7 @@ fn copy<T: Target>(work: Work<'_>, target: T, options: &ConvertOptions<'_>) -> R
     };
     let copied = run(&copying, planner, copied, control)?;
     if let (Some(passing), Some(digests)) = (copied.passing, options.digests) {
-        digests.add(passing.finish(copying.work.source.size()));
+        digests.add(passing.finish(copying.work.source.size(), control)?);
     }
     Ok(copied.target)
 }
@@ -206,11 +206,11 @@ impl<'a, T: Target> Stages for Copying<'a, T> {
 
     fn settle(&self, copied: &mut Copied<'a, T>, slot: &mut Slot) -> Result<bool> {
         if let Some(witness) = self.work.witness {
-            witness.task(slot);
+            witness.task(slot, copied.meter.control())?;
         }
         copied.target.store(slot)?;
         if let Some(passing) = &mut copied.passing {
-            passing.take(slot);
+            passing.take(slot, copied.meter.control())?;
         }
         let meter = &mut copied.meter;
         if self.single_pass {

@@ -2,8 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use diskette_core::Result;
 use sha2::{Digest, Sha256};
 
+use crate::Control;
 use crate::pack::Slot;
 
 /// The SHA-256 of each disk that was converted, of all bytes that the guest reads: what [`digest`](crate::digest()) gives,
@@ -42,26 +44,30 @@ pub(crate) struct Passing {
 
 impl Passing {
     /// What a slot has of the disk. What was passed over are zeros.
-    pub(crate) fn take(&mut self, slot: &Slot) {
+    pub(crate) fn take(&mut self, slot: &Slot, control: &Control<'_>) -> Result<()> {
         for (offset, bytes) in slot.read_parts() {
-            self.zeros_up_to(offset);
+            self.zeros_up_to(offset, control)?;
             self.sha256.update(bytes);
             self.at = offset + bytes.len() as u64;
         }
+        Ok(())
     }
 
     /// The digest of a disk of `size` bytes.
-    pub(crate) fn finish(mut self, size: u64) -> [u8; 32] {
-        self.zeros_up_to(size);
-        self.sha256.finalize().into()
+    pub(crate) fn finish(mut self, size: u64, control: &Control<'_>) -> Result<[u8; 32]> {
+        self.zeros_up_to(size, control)?;
+        Ok(self.sha256.finalize().into())
     }
 
-    fn zeros_up_to(&mut self, end: u64) {
+    /// There may be a hundred GiB of them: who cancels does not wait until all are hashed.
+    fn zeros_up_to(&mut self, end: u64, control: &Control<'_>) -> Result<()> {
         static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
         while self.at < end {
+            control.check_cancelled()?;
             let len = (end - self.at).min(ZEROS.len() as u64);
             self.sha256.update(&ZEROS[..crate::pack::usize_of(len)]);
             self.at += len;
         }
+        Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::pipeline::{Stages, run};
 /// # use diskette_convert::{Control, Witness, pieces};
 /// # fn doc(new: &dyn diskette_core::BlockReader, witness: &Witness) -> diskette_core::Result<bool> {
 /// // After the conversion, of the image that was made:
-/// let seen = witness.finish(new.size());
+/// let seen = witness.finish(new.size(), &Control::default())?;
 /// Ok(pieces(new, &Control::default())? == seen.pieces)
 /// # }
 /// ```
@@ -64,14 +64,14 @@ impl Witness {
         Self::default()
     }
 
-    /// What it has seen of a disk of `size` bytes.
-    #[must_use]
-    pub fn finish(&self, size: u64) -> Seen {
+    /// What it has seen of a disk of `size` bytes. The zeros at the disk's end are hashed now.
+    pub fn finish(&self, size: u64, control: &Control<'_>) -> Result<Seen> {
         let passing = self.passing.as_ref().map(|passing| lock(passing).clone());
-        Seen {
-            sha256: passing.map(|passing| passing.finish(size)),
+        let sha256 = passing.map(|passing| passing.finish(size, control));
+        Ok(Seen {
+            sha256: sha256.transpose()?,
             pieces: *lock(&self.pieces),
-        }
+        })
     }
 
     /// Guest data of some unit, which begins at a multiple of the unit and ends there, or at the disk's end. By any thread.
@@ -82,9 +82,10 @@ impl Witness {
     }
 
     /// A task whose bytes have been read. In guest order.
-    pub(crate) fn task(&self, slot: &Slot) {
-        if let Some(passing) = &self.passing {
-            lock(passing).take(slot);
+    pub(crate) fn task(&self, slot: &Slot, control: &Control<'_>) -> Result<()> {
+        match &self.passing {
+            Some(passing) => lock(passing).take(slot, control),
+            None => Ok(()),
         }
     }
 }

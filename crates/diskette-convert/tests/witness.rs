@@ -28,7 +28,7 @@ fn seen(disk: &Disk, chunk: u32, threads: usize) -> Seen {
     options.control.threads = Some(threads);
     options.witness = Some(&witness);
     convert(disk, Box::new(Image::new(chunk)), &options).unwrap();
-    witness.finish(disk.size())
+    witness.finish(disk.size(), &options.control).unwrap()
 }
 
 fn found(disk: &Disk, threads: usize) -> Pieces {
@@ -72,4 +72,17 @@ fn a_witness_of_smaller_chunks_is_refused() {
     options.witness = Some(&witness);
     let image = Box::new(Image::new(4 << 10));
     assert!(convert(&disk(1), image, &options).is_err());
+}
+
+#[test]
+fn who_cancels_does_not_wait_until_all_zeros_are_hashed() {
+    let cancel = std::sync::atomic::AtomicBool::new(true);
+    let mut control = Control::default();
+    control.cancel = Some(&cancel);
+    let witness = Witness::new();
+    let size = 1 << 50;
+    assert!(matches!(
+        witness.finish(size, &control),
+        Err(diskette_core::Error::Cancelled)
+    ));
 }

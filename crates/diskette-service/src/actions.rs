@@ -1,12 +1,9 @@
 //! What can be done with an image that is ready. What changes its bytes makes a new version: the old one stays as it is,
 //! for whatever lies over it; names and aliases stand for the new one.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use diskette::Conversion;
-use diskette::core::{BlockReader, OpenOptions, parse_size};
-use diskette::engine::{Progress, Witness, pieces};
+use diskette::core::parse_size;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -14,11 +11,11 @@ use utoipa::ToSchema;
 use crate::api::{Stored, blocking};
 use crate::catalog::{self, New, Row};
 use crate::fault;
-use crate::ingest::{MOST_HASHED, Made, Wanted, check_as_json, hex, info_as_json, sha256_of_file};
+use crate::ingest::Wanted;
 use crate::operations::Steering;
-use crate::problem::{CORRUPT, Problem, Result, UNSUPPORTED_FORMAT, VIRTUAL_SIZE_TOO_LARGE};
+use crate::problem::{Problem, Result, UNSUPPORTED_FORMAT, VIRTUAL_SIZE_TOO_LARGE};
+use crate::rewrite::{self, Form, Origin, Task};
 use crate::state::{App, Shared};
-use crate::work;
 
 /// How an image is to be rewritten.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
@@ -43,27 +40,32 @@ pub(crate) async fn rewritten(
     steering: Arc<Steering>,
 ) -> Result<Value> {
     let stored = Stored::of(&app, &row)?;
-    let size = new_size(&app, &row, kind, &wanted)?;
+    let form = Form {
+        format: format(&wanted)?,
+        compress: wanted.compress.clone(),
+        size: new_size(&app, &row, kind, &wanted)?,
+    };
     let next = announce(&app, &row, kind).await?;
-    let task = Task {
+    let origin = Origin {
+        format: stored.format,
+        sha256: row.blob.clone().unwrap_or_default(),
+        size: u64::try_from(row.stored_size.unwrap_or(0)).unwrap_or(0),
+        found: json!({"image": row.id, "version": row.version}),
+        dropped: json!([]),
+    };
+    let opened = blocking(move || {
+        diskette::open_with(&stored.path, &stored.options())
+            .map_err(|error| fault::of_image(&error))
+    });
+    let task = |disk| Task {
         app: Arc::clone(&app),
-        stored,
-        row: next.clone(),
-        source: row.clone(),
-        wanted,
-        size,
+        image: next.id.clone(),
+        disk,
+        origin,
+        form,
         steering,
     };
-    let made = blocking(move || task.run()).await;
-    let ended = match made {
-        Ok(made) => work::finished(&app, &next.id, made).await,
-        Err(problem) => Err(problem),
-    };
-    if let Err(problem) = ended {
-        catalog::failed(&app.db, &next.id, "failed", &problem).await?;
-        let _ = std::fs::remove_file(staged(&app, &next));
-        return Err(problem);
-    }
+    rewrite::into_image(&app, &next, opened.await.map(task)).await?;
     move_aliases(&app, &row.id, &next.id).await?;
     let old = row.stored_size;
     let new: Option<i64> = sqlx::query_scalar("SELECT stored_size FROM images WHERE id = ?")
@@ -101,6 +103,19 @@ fn new_size(app: &App, row: &Row, kind: &str, wanted: &Rewrite) -> Result<Option
     Ok(Some(size))
 }
 
+/// The format that is asked for.
+fn format(wanted: &Rewrite) -> Result<&'static str> {
+    let Some(wanted) = &wanted.format else {
+        return Ok("qcow2");
+    };
+    let known = ["qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc"].into_iter();
+    let found = known.into_iter().find(|format| format == wanted);
+    found.ok_or_else(|| {
+        let detail = format!("\"{}\" is not written here", wanted.escape_debug());
+        Problem::new(UNSUPPORTED_FORMAT, detail)
+    })
+}
+
 async fn announce(app: &Shared, row: &Row, kind: &str) -> Result<Row> {
     let parsed = |text: &str| serde_json::from_str(text).unwrap_or_default();
     let tags: Value = parsed(&row.tags);
@@ -115,6 +130,7 @@ async fn announce(app: &Shared, row: &Row, kind: &str) -> Result<Row> {
             .collect(),
         properties: parsed(&row.properties),
         os: row.os.clone(),
+        is_snapshot: row.kind == "snapshot",
         wanted: Wanted {
             overwrite: true,
             ..Wanted::default()
@@ -144,139 +160,4 @@ async fn move_aliases(app: &App, old: &str, new: &str) -> Result<()> {
     .execute(change.on())
     .await?;
     Ok(change.commit().await?)
-}
-
-fn staged(app: &App, row: &Row) -> std::path::PathBuf {
-    app.store.staging().join(format!("{}.rewritten", row.id))
-}
-
-struct Task {
-    app: Shared,
-    stored: Stored,
-    row: Row,
-    source: Row,
-    wanted: Rewrite,
-    size: Option<u64>,
-    steering: Arc<Steering>,
-}
-
-impl Task {
-    fn run(&self) -> Result<Made> {
-        let image = |error| fault::of_image(&error);
-        let format = self.format()?;
-        let staged = staged(&self.app, &self.row);
-        let disk = diskette::open_with(&self.stored.path, &self.stored.options()).map_err(image)?;
-        let witness = match disk.size() > MOST_HASHED {
-            true => Witness::of_pieces(),
-            false => Witness::new(),
-        };
-        let progress = |progress: Progress| self.steering.progress(progress);
-        let mut conversion = Conversion::to(format);
-        if let Some(codec) = &self.wanted.compress {
-            conversion = conversion.compressed().option("compression_type", codec);
-        }
-        conversion.engine.control = self.steering.control(self.app.settings.threads, &progress);
-        conversion.engine.witness = Some(&witness);
-        conversion.write(&disk, &staged).map_err(image)?;
-        let seen = witness.finish(disk.size());
-        self.same(format, &staged, &seen.pieces)?;
-        let mut guest_sha256 = seen.sha256.map(|sha256| hex(&sha256));
-        if let Some(size) = self.size {
-            let options = named(format);
-            let edited = diskette::edit(&staged, &options).map_err(image)?;
-            edited
-                .resize(size)
-                .and_then(|()| edited.flush())
-                .map_err(image)?;
-            drop(edited);
-            let resized = diskette::open_with(&staged, &options).map_err(image)?;
-            let control = self.steering.control(self.app.settings.threads, &progress);
-            guest_sha256 = match size > MOST_HASHED {
-                true => None,
-                false => {
-                    let digests = diskette::engine::digest(&resized, &control).map_err(image)?;
-                    Some(hex(&digests.sha256))
-                }
-            };
-        }
-        self.made(format, &staged, guest_sha256)
-    }
-
-    fn format(&self) -> Result<&'static str> {
-        let Some(wanted) = &self.wanted.format else {
-            return Ok("qcow2");
-        };
-        let known = ["qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc"].into_iter();
-        let found = known.into_iter().find(|format| format == wanted);
-        found.ok_or_else(|| {
-            let detail = format!("\"{}\" is not written here", wanted.escape_debug());
-            Problem::new(UNSUPPORTED_FORMAT, detail)
-        })
-    }
-
-    /// That the new image holds what the old one does.
-    fn same(&self, format: &str, staged: &Path, seen: &diskette::engine::Pieces) -> Result<()> {
-        let image = |error| fault::of_image(&error);
-        let new = diskette::open_with(staged, &named(format)).map_err(image)?;
-        let progress = |progress: Progress| self.steering.progress(progress);
-        let control = self.steering.control(self.app.settings.threads, &progress);
-        match pieces(&new, &control).map_err(image)? == *seen {
-            true => Ok(()),
-            false => Err(Problem::new(
-                CORRUPT,
-                "the result does not hold what the source does",
-            )),
-        }
-    }
-
-    fn made(
-        &self,
-        format: &'static str,
-        staged: &Path,
-        guest_sha256: Option<String>,
-    ) -> Result<Made> {
-        let image = |error| fault::of_image(&error);
-        let machine = |error| fault::of_machine("the result", &error);
-        std::fs::File::open(staged)
-            .and_then(|file| file.sync_all())
-            .map_err(machine)?;
-        let options = named(format);
-        let check = match format {
-            "raw" => Value::Null,
-            _ => {
-                let (_, report) = diskette::check(staged, &options).map_err(image)?;
-                if report.corruptions > 0 {
-                    return Err(Problem::new(CORRUPT, "the result is not consistent"));
-                }
-                check_as_json(&report)
-            }
-        };
-        let new = diskette::inspect(staged, options).map_err(image)?;
-        Ok(Made {
-            staged: staged.to_owned(),
-            sha256: sha256_of_file(staged).map_err(machine)?,
-            size: std::fs::metadata(staged).map_err(machine)?.len(),
-            format,
-            kind: "disk",
-            virtual_size: new.info.size,
-            source_format: self.stored.format,
-            source_sha256: self.source.blob.clone().unwrap_or_default(),
-            source_size: u64::try_from(self.source.stored_size.unwrap_or(0)).unwrap_or(0),
-            flags: Vec::new(),
-            report: json!({
-                "found": { "image": self.source.id, "version": self.source.version },
-                "rewritten": { "to": format, "compressed": self.wanted.compress, "image": info_as_json(&new.info) },
-                "dropped": [],
-                "verified": { "check": check, "guest_sha256": guest_sha256 },
-            }),
-            guest_sha256,
-        })
-    }
-}
-
-fn named(format: &str) -> OpenOptions {
-    let mut options = OpenOptions::default();
-    options.format = diskette::core::FormatChoice::Named(format.to_owned());
-    options.containers = false;
-    options
 }

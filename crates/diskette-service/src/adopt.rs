@@ -1,57 +1,94 @@
-//! A folder of images from before: each file becomes an image, once. The files stay as they are.
+//! Images that lie in a folder already are taken in: converted where they need it, under their names. What is put there later
+//! is noticed. A file that a base image is known by becomes that base image; where it is damaged, it is put away.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::api::blocking;
 use crate::auth::DEFAULT_PROJECT;
+use crate::base::{self, Adopted};
 use crate::catalog::{self, New, name_of_file};
 use crate::fault;
 use crate::ingest::{Files, Job, Wanted};
 use crate::problem::{NAME_TAKEN, Problem, Result};
+use crate::rights;
 use crate::spool::Spool;
 use crate::state::Shared;
 use crate::work;
 
 /// A file that may be an image.
+#[derive(Clone, Debug)]
 struct Found {
     path: PathBuf,
     name: String,
+    facts: Facts,
+}
+
+/// By these a file is known again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Facts {
     size: u64,
-    source: Value,
+    changed: i64,
+}
+
+/// What was seen of the folder.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Files that have been looked at.
+    known: HashMap<String, Facts>,
+    /// Files that may still grow.
+    new: HashMap<String, Facts>,
 }
 
 /// Takes in what is new in the folder; gives the ids of the images.
 pub(crate) async fn adopt(app: &Shared) -> Result<Vec<String>> {
-    let Some(folder) = app.settings.images.clone() else {
-        return Ok(Vec::new());
-    };
-    let found = blocking(move || {
-        let listed = listed(&folder);
-        listed.map_err(|error| {
-            fault::of_machine(&format!("reading the folder {}", folder.display()), &error)
-        })
-    });
     let mut adopted = Vec::new();
-    for file in found.await? {
-        let source = file.source.to_string();
-        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM images WHERE source = ?")
-            .bind(&source)
-            .fetch_one(app.db.reader())
-            .await?;
-        if known == 0 {
-            adopted.push(take_in(app, file).await?);
-        }
+    for file in in_folder(app).await? {
+        adopted.extend(adopt_one(app, file).await?);
     }
     if !adopted.is_empty() {
         tracing::info!(count = adopted.len(), "images of the folder are taken in");
     }
     Ok(adopted)
+}
+
+/// Takes in what was put into the folder since it was looked at last, and does not grow any more.
+pub(crate) async fn adopt_new(app: &Shared, seen: &mut Seen) -> Result<()> {
+    let found = in_folder(app).await?;
+    let is_there = |name: &String| found.iter().any(|file| file.name == *name);
+    seen.known.retain(|name, _| is_there(name));
+    seen.new.retain(|name, _| is_there(name));
+    for file in found {
+        if seen.known.get(&file.name) == Some(&file.facts) {
+            continue;
+        }
+        if seen.new.insert(file.name.clone(), file.facts) == Some(file.facts) {
+            seen.new.remove(&file.name);
+            seen.known.insert(file.name.clone(), file.facts);
+            tracing::info!(file = file.name, "noticed in the folder of images");
+            adopt_one(app, file).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn in_folder(app: &Shared) -> Result<Vec<Found>> {
+    let Some(folder) = app.settings.images.clone() else {
+        return Ok(Vec::new());
+    };
+    blocking(move || {
+        let listed = listed(&folder);
+        listed.map_err(|error| {
+            fault::of_machine(&format!("reading the folder {}", folder.display()), &error)
+        })
+    })
+    .await
 }
 
 fn listed(folder: &Path) -> std::io::Result<Vec<Found>> {
@@ -74,30 +111,56 @@ fn listed(folder: &Path) -> std::io::Result<Vec<Found>> {
         if name.starts_with('.') || !facts.is_file() || !is_image {
             continue;
         }
-        let source =
-            json!({"type": "folder", "file": name, "size": facts.len(), "changed": facts.mtime()});
         found.push(Found {
             path: entry.path(),
-            size: facts.len(),
             name,
-            source,
+            facts: Facts {
+                size: facts.len(),
+                changed: facts.mtime(),
+            },
         });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
+/// Nothing, where it was taken in before.
+async fn adopt_one(app: &Shared, file: Found) -> Result<Option<String>> {
+    let known: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM images WHERE json_extract(source, '$.type') = 'folder' AND json_extract(source, '$.file') = ? \
+         AND json_extract(source, '$.size') = ? AND json_extract(source, '$.changed') = ?",
+    )
+    .bind(&file.name)
+    .bind(catalog::number(file.facts.size))
+    .bind(file.facts.changed)
+    .fetch_one(app.db.reader())
+    .await?;
+    match known {
+        0 => take_in(app, file).await.map(Some),
+        _ => Ok(None),
+    }
+}
+
 async fn take_in(app: &Shared, file: Found) -> Result<String> {
+    let adopted = base::adopted_by(app, &file.name).await?;
+    let mut source = json!({
+        "type": "folder", "file": file.name, "size": file.facts.size, "changed": file.facts.changed,
+    });
     let mut new = New {
         project: DEFAULT_PROJECT.to_owned(),
         name: name_of_file(&file.name),
-        source: file.source,
         source_name: Some(file.name.clone()),
         state: "receiving",
-        total: Some(file.size),
+        total: Some(file.facts.size),
         wanted: Wanted::default(),
         ..New::default()
     };
+    if let Some(adopted) = &adopted {
+        source["catalog"] = adopted.name().into();
+        adopted.describe(&mut new);
+    }
+    new.source = source;
+    let wanted = new.wanted.clone();
     let mut change = app.db.change().await?;
     let row = match catalog::create(app, &mut change, new.clone()).await {
         Err(problem) if problem.code == NAME_TAKEN => {
@@ -108,22 +171,71 @@ async fn take_in(app: &Shared, file: Found) -> Result<String> {
         created => created?,
     };
     change.commit().await?;
-    let spool = Spool::create(&app.store.spool_of(&row.id), Some(file.size));
+    let spool = Spool::create(&app.store.spool_of(&row.id), Some(file.facts.size));
     let spool = spool.map_err(|error| fault::of_machine("receiving", &error))?;
-    let job = Arc::new(Job::new(
-        &row,
-        Wanted::default(),
-        spool,
-        Arc::new(Files::default()),
-    ));
+    let job = Arc::new(Job::new(&row, wanted, spool, Arc::new(Files::default())));
     job.files.close();
-    let _outcome = work::start(app, Arc::clone(&job));
+    let outcome = work::start(app, Arc::clone(&job));
+    if let Some(adopted) = adopted {
+        let (app, row, path) = (Arc::clone(app), row.clone(), file.path.clone());
+        tokio::spawn(async move { ended(&app, &adopted, &row, &path, outcome).await });
+    }
     tokio::task::spawn_blocking(move || {
         if let Err(error) = copied(&file.path, &job.spool) {
             job.give_up(fault::of_machine("reading", &error));
         }
     });
     Ok(row.id)
+}
+
+/// What becomes of a base image that was put there by hand.
+async fn ended(
+    app: &Shared,
+    adopted: &Adopted,
+    row: &catalog::Row,
+    path: &Path,
+    outcome: work::Outcome,
+) {
+    let done = match work::outcome(outcome).await {
+        Ok(()) => adopted.settle(app, row).await,
+        Err(problem) if Adopted::is_bad(&problem) && !*app.ending.borrow() => {
+            match put_away(path, &problem) {
+                Ok(to) => tracing::error!(
+                    file = %path.display(), to = %to.display(), code = problem.code.name, detail = problem.detail,
+                    "a base image is bad, and put away"
+                ),
+                Err(why) => {
+                    tracing::error!(file = %path.display(), why, "a base image is bad, and stays");
+                }
+            }
+            adopted.retry(app, &problem).await
+        }
+        Err(_) => Ok(()),
+    };
+    if let Err(Problem { detail, .. }) = done {
+        tracing::error!(file = %path.display(), detail, "not settled");
+    }
+}
+
+/// Into a folder beside, with the reason.
+fn put_away(path: &Path, problem: &Problem) -> Result<PathBuf, String> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err("it has no name".to_owned());
+    };
+    let quarantine = folder.join("quarantine");
+    let to = quarantine.join(name);
+    let mut reason = name.to_owned();
+    reason.push(".reason.json");
+    let moved = fs::create_dir_all(&quarantine)
+        .and_then(|()| fs::rename(path, &to))
+        .and_then(|()| {
+            let text = serde_json::to_vec_pretty(&problem.as_record())?;
+            fs::write(quarantine.join(reason), text)
+        });
+    match moved {
+        Ok(()) => Ok(to),
+        Err(error) => Err(rights::told(folder, &error)),
+    }
 }
 
 fn copied(path: &Path, spool: &Spool) -> std::io::Result<()> {
@@ -137,9 +249,20 @@ fn copied(path: &Path, spool: &Spool) -> std::io::Result<()> {
     }
 }
 
-/// A folder that cannot be read is told, and does not keep the service from starting.
-pub(crate) async fn adopt_at_start(app: &Shared) {
+/// A folder that cannot be read is told, and does not keep the service from starting. What is seen now is not new later.
+pub(crate) async fn adopt_at_start(app: &Shared) -> Seen {
+    let mut seen = Seen::default();
+    if let Some(why) = app.settings.images.as_deref().and_then(rights::missing) {
+        tracing::warn!(why, "images are taken in, and none can be put away");
+    }
+    if let Ok(found) = in_folder(app).await {
+        seen.known = found
+            .into_iter()
+            .map(|file| (file.name, file.facts))
+            .collect();
+    }
     if let Err(Problem { detail, .. }) = adopt(app).await {
         tracing::error!(detail, "the folder of images is not taken in");
     }
+    seen
 }

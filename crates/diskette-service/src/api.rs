@@ -2,13 +2,17 @@
 
 mod actions;
 mod aliases;
+mod catalog;
 mod consoles;
 mod data;
+mod detect;
 mod events;
 mod export;
 mod images;
 mod imports;
 mod nodes;
+mod preflight;
+mod session;
 mod shared;
 mod system;
 mod tokens;
@@ -16,11 +20,12 @@ mod uploads;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::HeaderName;
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
@@ -29,10 +34,10 @@ use utoipa_axum::routes;
 
 use crate::problem::{self, NOT_FOUND, Problem};
 use crate::state::Shared;
-use crate::{compat, metrics, origin};
+use crate::{compat, metrics, origin, web};
 
 pub(crate) use data::{Stored, blocking, verified};
-pub(crate) use images::{NewImage, record};
+pub(crate) use images::{NewImage, record, remove as remove_image};
 pub(crate) use shared::{Key, body, etag, expect_unchanged, prefers_async};
 pub(crate) use uploads::begin as begin_upload;
 
@@ -42,9 +47,14 @@ pub(crate) fn router(app: Shared) -> Router {
     let id = HeaderName::from_static("x-request-id");
     // The outermost stands last.
     routes
+        .merge(web::router())
         .fallback(|| async { Problem::new(NOT_FOUND, "no such route") })
         .layer(from_fn_with_state(app.clone(), metrics::count))
         .layer(from_fn_with_state(app.clone(), origin::guard))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(problem::render))
         .layer(TraceLayer::new_for_http().make_span_with(span))
@@ -57,6 +67,7 @@ pub(crate) fn router(app: Shared) -> Router {
 pub(crate) fn description() -> String {
     let (_, description) = described();
     let mut description = json!(description);
+    open_what_is_flattened(&mut description["components"]["schemas"]);
     let paths = description["paths"].as_object_mut();
     for (path, item) in paths.into_iter().flatten() {
         if path.starts_with("/api/v1") {
@@ -67,6 +78,20 @@ pub(crate) fn description() -> String {
         }
     }
     format!("{description:#}")
+}
+
+/// What takes nothing unknown when it is sent is a part of something larger when it is answered: JSON Schema's `allOf` would
+/// allow neither then.
+fn open_what_is_flattened(schemas: &mut Value) {
+    let all = schemas.as_object().into_iter().flatten();
+    let parts = all.flat_map(|(_, schema)| schema["allOf"].as_array().into_iter().flatten());
+    let names = parts.filter_map(|part| part["$ref"].as_str()?.rsplit('/').next());
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    for name in names {
+        if let Some(part) = schemas[&name].as_object_mut() {
+            part.remove("additionalProperties");
+        }
+    }
 }
 
 /// What is refused is a problem, wherever it is refused; the layer around the routes makes it one.
@@ -93,16 +118,21 @@ fn described() -> (Router<Shared>, OpenApi) {
         .routes(routes!(system::metrics))
         .routes(routes!(system::about))
         .routes(routes!(system::limits))
+        .routes(routes!(system::usage))
+        .routes(routes!(system::doctor))
         .routes(routes!(system::openapi))
         .routes(routes!(compat::upload).layer(DefaultBodyLimit::disable()))
         .routes(routes!(compat::list))
         .routes(routes!(compat::validate))
-        .routes(routes!(images::list, images::create))
-        .routes(routes!(images::get, images::patch, images::delete))
+        .routes(routes!(images::list, images::create, preflight::preflight))
+        .routes(
+            routes!(images::get, images::patch, images::delete).layer(from_fn(shared::to_its_end)),
+        )
         .routes(routes!(images::put_file))
         .routes(routes!(data::info))
         .routes(routes!(data::check))
         .routes(routes!(data::map))
+        .routes(routes!(data::picture))
         .routes(routes!(data::report))
         .routes(routes!(data::data))
         .routes(routes!(actions::act))
@@ -113,11 +143,14 @@ fn described() -> (Router<Shared>, OpenApi) {
         .routes(routes!(events::events))
         .routes(routes!(imports::import))
         .routes(routes!(imports::adopt))
+        .routes(routes!(detect::look))
         .routes(routes!(uploads::options, uploads::create))
         .routes(routes!(uploads::head, uploads::patch, uploads::terminate))
+        .routes(routes!(session::begin, session::get, session::end))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
-        .merge(nodes::router())
+        .merge(catalog::router())
+        .merge(nodes::router().layer(from_fn(shared::to_its_end)))
         .merge(consoles::router())
         .split_for_parts();
     description.info.title = "diskette-service".to_owned();

@@ -1,19 +1,33 @@
 //! The words of the program `diskette-service`.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
+use crate::client;
 use crate::launch::arguments::OpenFile;
 use crate::launch::jail::{self, Jail};
 use crate::settings::{Given, Settings};
-use crate::{boot, doctor, server};
+use crate::{base, boot, doctor, server};
 
 /// Disk images in any format go in; verified QCOW2 comes out.
 #[derive(Debug, Parser)]
-#[command(version, name = "diskette-service")]
+#[command(
+    version,
+    name = "diskette-service",
+    after_help = "\
+Examples:
+  diskette-service serve --data data
+  diskette-service images add router.vmdk
+  diskette-service nodes create one router --start
+  diskette-service console one
+
+Verbs that speak with a service find it by --server (DISKETTE_SERVER) and a token (DISKETTE_TOKEN, DISKETTE_TOKEN_FILE)."
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -46,6 +60,18 @@ enum Command {
         asked: boot::Asked,
         #[command(flatten)]
         given: Box<Given>,
+    },
+    #[command(flatten)]
+    Service(Box<client::Verb>),
+    /// Print what makes a shell complete these words.
+    #[command(after_help = "\
+Examples:
+  diskette-service completions bash > ~/.local/share/bash-completion/completions/diskette-service
+  diskette-service completions zsh > ~/.zfunc/_diskette-service
+  diskette-service completions fish > ~/.config/fish/completions/diskette-service.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
     },
     /// Print the description of the HTTP interface, as OpenAPI 3.1.
     Openapi,
@@ -97,6 +123,21 @@ fn done(args: Args) -> Result<ExitCode, server::Failure> {
             let passed = server::runtime()?.block_on(boot::run(&asked, &settings))?;
             return Ok(ExitCode::from(u8::from(!passed)));
         }
+        Command::Service(verb) => {
+            return Ok(client::run(&verb).unwrap_or_else(|failure| {
+                eprintln!("diskette-service: {failure}");
+                failure.code()
+            }));
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "diskette-service", &mut script);
+            let printed = std::io::stdout().write_all(&script);
+            printed.map_err(|source| server::Failure::Machine {
+                what: "the standard output".to_owned(),
+                source,
+            })?;
+        }
         Command::Openapi => {
             println!("{}", crate::api::description());
         }
@@ -139,7 +180,7 @@ fn doctor(settings: &Settings, json: bool) -> Result<ExitCode, server::Failure> 
 fn log(settings: &Settings) {
     let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
-    let lines = lines.with_writer(std::io::stderr);
+    let lines = lines.with_writer(|| base::LogWriter);
     // A second logger is refused: the first stays.
     let _ = match settings.log_json {
         true => lines.json().flatten_event(true).try_init(),
@@ -149,4 +190,14 @@ fn log(settings: &Settings) {
 
 fn nothing_to_become() -> server::Failure {
     server::Failure::Start("no program is named".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_words_are_the_same() {
+        Args::command().debug_assert();
+    }
 }

@@ -1,5 +1,6 @@
 //! Who calls, and what the caller may do.
 
+mod session;
 mod tokens;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 use crate::problem::{FORBIDDEN, Problem, Result, UNAUTHORIZED};
 use crate::state::Shared;
 
+pub(crate) use session::{Begun, Codes, Login, Who, begin as begin_session, end as end_session};
 pub(crate) use tokens::{NewToken, Token, create, first_token, list, revoke};
 
 /// What a caller may do. Each holds those before it. Complete by nature.
@@ -53,16 +55,15 @@ impl Caller {
     }
 }
 
-/// By token.
-impl FromRequestParts<Shared> for Caller {
+/// By token, or by the cookie of a session.
+impl FromRequestParts<Shared> for Who {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
+        let Some(sent) = parts.headers.get(header::AUTHORIZATION) else {
+            return session::known(app, parts).await;
+        };
         let missing = || Problem::new(UNAUTHORIZED, "no bearer token was sent");
-        let sent = parts
-            .headers
-            .get(header::AUTHORIZATION)
-            .ok_or_else(missing)?;
         let sent = sent.to_str().ok();
         let token = sent.and_then(|sent| {
             let (scheme, token) = sent.split_once(' ')?;
@@ -70,7 +71,23 @@ impl FromRequestParts<Shared> for Caller {
                 .eq_ignore_ascii_case("bearer")
                 .then_some(token.trim())
         });
-        tokens::known(&app.db, token.ok_or_else(missing)?).await
+        let (_, name, Caller { project, scope }) =
+            tokens::named(&app.db, token.ok_or_else(missing)?).await?;
+        Ok(Self {
+            name: Some(name),
+            project,
+            scope,
+            expires_at: None,
+        })
+    }
+}
+
+impl FromRequestParts<Shared> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
+        let Who { project, scope, .. } = Who::from_request_parts(parts, app).await?;
+        Ok(Self { project, scope })
     }
 }
 
@@ -86,7 +103,9 @@ impl FromRequestParts<Shared> for LocalCaller {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let near = peer.is_some_and(|ConnectInfo(peer)| peer.ip().is_loopback());
         let trusted = settings.local_without_token && settings.is_local() && near;
-        if trusted && !parts.headers.contains_key(header::AUTHORIZATION) {
+        let says_who = parts.headers.contains_key(header::AUTHORIZATION)
+            || session::sent(settings, &parts.headers).is_some();
+        if trusted && !says_who {
             return Ok(Self(Caller {
                 project: DEFAULT_PROJECT.to_owned(),
                 scope: Scope::Write,

@@ -2,6 +2,7 @@
 
 mod changes;
 mod image;
+mod link;
 mod list;
 mod names;
 
@@ -10,5 +11,6 @@ pub(crate) use changes::{
     set_state, write_manifest,
 };
 pub(crate) use image::{Image, Row, for_caller, manifest, number, row, rows_in_work};
+pub(crate) use link::{linked, with_bytes};
 pub(crate) use list::{Filter, Page, list};
 pub(crate) use names::{label, name_of_file};

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::multipart::MultipartRejection;
 use axum::extract::{Multipart, Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -71,6 +71,7 @@ pub(crate) struct UploadForm {
     sha256: Option<String>,
     overwrite: Option<bool>,
     compress: Option<bool>,
+    drop_snapshots: Option<bool>,
     strict: Option<bool>,
     format: Option<String>,
 }
@@ -112,7 +113,9 @@ pub(crate) async fn upload(
 ) -> Result<Response> {
     caller.need(Scope::Write)?;
     let form = form.map_err(|error| Problem::new(BAD_REQUEST, error.body_text()))?;
-    let form = read_form(&app, &caller.project, form).await?;
+    let length = headers.get(header::CONTENT_LENGTH);
+    let at_most = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let form = read_form(&app, &caller.project, at_most, form).await?;
     let id = form.row.id;
     let wait = !api::prefers_async(&headers);
     if wait {
@@ -143,7 +146,7 @@ pub(crate) async fn upload(
 /// The images that are ready
 #[utoipa::path(
     get, path = "/api/images", tag = "sandlabx",
-    responses((status = 200, body = Listed), (status = 401, body = Object))
+    responses((status = 200, body = Listed), (status = "4XX", body = Object), (status = "5XX", body = Object))
 )]
 pub(crate) async fn list(
     State(app): State<Shared>,
@@ -165,7 +168,7 @@ pub(crate) async fn list(
 /// Check that an image is what it was when it became ready
 #[utoipa::path(
     post, path = "/api/images/{id}/validate", tag = "sandlabx", params(("id" = String, Path)),
-    responses((status = 200, body = Object), (status = 404, body = Object))
+    responses((status = 200, body = Object), (status = "4XX", body = Object), (status = "5XX", body = Object))
 )]
 pub(crate) async fn validate(
     State(app): State<Shared>,

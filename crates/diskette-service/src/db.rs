@@ -29,6 +29,9 @@ pub(crate) struct Change {
 const STEPS: &[&str] = &[
     include_str!("../migrations/0001_catalog.sql"),
     include_str!("../migrations/0002_nodes.sql"),
+    include_str!("../migrations/0003_sessions.sql"),
+    include_str!("../migrations/0004_base.sql"),
+    include_str!("../migrations/0005_lists.sql"),
 ];
 
 impl Database {

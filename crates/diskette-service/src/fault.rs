@@ -13,7 +13,9 @@ use crate::problem::{
 /// What the error of an image's is to whoever has sent it.
 pub(crate) fn of_image(error: &Error) -> Problem {
     let code = match error {
-        Error::Malformed { why, .. } if tells_of_an_end(why) => TRUNCATED,
+        Error::Malformed {
+            truncated: true, ..
+        } => TRUNCATED,
         Error::Malformed { .. } | Error::OutOfRange { .. } => CORRUPT,
         Error::Unsupported { feature, .. } if feature.contains("encrypt") => ENCRYPTED,
         Error::Unsupported { .. } | Error::UnknownFormat { .. } => UNSUPPORTED_FORMAT,
@@ -55,19 +57,6 @@ fn of_io(source: &io::Error, error: &Error, unpacking: bool) -> Problem {
         io::ErrorKind::Other if unpacking => Problem::new(CORRUPT, chain(error)),
         _ => of_machine(&error.to_string(), source),
     }
-}
-
-/// An image that was cut off points behind its end.
-fn tells_of_an_end(why: &str) -> bool {
-    [
-        "file's end",
-        "image's end",
-        "cut short",
-        "end of the file",
-        "storage's end",
-    ]
-    .iter()
-    .any(|words| why.contains(words))
 }
 
 /// An error with what is behind it, in one line.

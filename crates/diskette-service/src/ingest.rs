@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use diskette::core::{Ends, FormatChoice, Limits, OpenOptions, Storage};
+use diskette::core::{Ends, FormatChoice, Limits, OpenOptions, Storage, StorageExt};
 use diskette::inside::is_iso;
 use serde_json::{Value, json};
 
@@ -34,7 +34,10 @@ use crate::spool::Spool;
 use crate::store::Store;
 
 pub(crate) use job::{Files, Job, Wanted};
-pub(crate) use result::{check_as_json, contents_as_json, hex, info_as_json, sha256_of_file};
+pub(crate) use judge::{readable, stands_alone};
+pub(crate) use result::{
+    check_as_json, contents_as_json, hex, info_as_json, said_by, sha256_of_file, sha512_of_file,
+};
 use source::Source;
 
 /// An image that is made, verified, and stable; it has no name yet.
@@ -96,6 +99,7 @@ fn of_source(bench: &Bench<'_>, source: &Source, limits: &Limits) -> Result<Made
     options.limits = limits.clone();
     options.files = Arc::clone(&source.files);
     let guessed = by_head(bench, source)?;
+    let presumed = presume_size(source, guessed);
     let first = attempt(bench, source, guessed, &options);
     // A problem of the first attempt may be that the guess was wrong.
     wait_for_all(bench, source)?;
@@ -103,8 +107,12 @@ fn of_source(bench: &Bench<'_>, source: &Source, limits: &Limits) -> Result<Made
         return of_spool(bench, &main.1, &main.0);
     }
     let known = settled(bench, &source.storage)?;
+    if known == Known::Format("raw") && bench.job.wanted.format.is_none() {
+        at_least_a_sector(source)?;
+    }
     let mut made = match first {
-        first if known == guessed => first?,
+        // What went wrong may have done so for the size that was presumed.
+        first if known == guessed && (first.is_ok() || !presumed) => first?,
         first => {
             if let Ok(made) = first {
                 // It is not what it seemed to be.
@@ -120,6 +128,14 @@ fn of_source(bench: &Bench<'_>, source: &Source, limits: &Limits) -> Result<Made
         report.insert("seconds".to_owned(), json!(begun.elapsed().as_secs_f64()));
     }
     Ok(made)
+}
+
+/// A form does not say how long a file in it is; all of the form is longer. To formats that have their tables in front, and do
+/// not end with anything, that is as good until all has come; then all is looked at once more.
+fn presume_size(source: &Source, guessed: Known) -> bool {
+    let in_front = ["qcow2", "vmdk", "vdi", "vhdx"].map(Known::Format);
+    let spool = source.spool.as_ref();
+    spool.is_some_and(|spool| in_front.contains(&guessed) && spool.presume_size())
 }
 
 /// What an image is, as far as is known.
@@ -284,6 +300,18 @@ fn named_rightly(bench: &Bench<'_>, made: &mut Made) -> Result<()> {
 fn not_empty(source: &Source) -> Result<()> {
     match source.head.is_empty() {
         true => Err(Problem::new(TRUNCATED, "not one byte was sent")),
+        false => Ok(()),
+    }
+}
+
+/// That a file without a mark of any format is a disk: fewer bytes than a sector are the beginning of one, or of an image
+/// whose header has not come.
+fn at_least_a_sector(source: &Source) -> Result<()> {
+    const SECTOR: u64 = 512;
+    let size = source.storage.total_size();
+    let size = size.map_err(|error| fault::of_image(&error))?;
+    match size < SECTOR {
+        true => Err(Problem::new(TRUNCATED, format!("{size} bytes are no disk"))),
         false => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
 
 mod live;
 mod overlay;
+mod publish;
 pub(crate) mod record;
 mod recovery;
 mod run;
@@ -28,9 +29,10 @@ use crate::settings::Settings;
 
 pub(crate) use live::Live;
 pub(crate) use overlay::{changed, create, remove, suggest, wipe};
+pub(crate) use publish::{Publication, publish};
 pub(crate) use record::{NewNode, Node};
 pub(crate) use recovery::recover;
-pub(crate) use run::{pause, reset, resume, running, screenshot, shutdown, start, stop, tail};
+pub(crate) use run::{pause, reset, resume, running, screenshot, shutdown, start, stop};
 pub(crate) use snapshots::{
     Snapshot, list_snapshots, remove_snapshot, restore_snapshot, take_snapshot,
 };

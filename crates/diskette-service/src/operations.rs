@@ -38,7 +38,7 @@ struct Row {
 pub(crate) struct Operation {
     pub(crate) id: String,
     pub(crate) project: String,
-    /// `compact`, `flatten`, `resize`, `convert`, `verify`.
+    /// `compact`, `flatten`, `resize`, `convert`, `verify`, `publish`, `fetch`, `refresh`.
     pub(crate) kind: String,
     /// The image that it is about.
     pub(crate) image: Option<String>,
@@ -194,6 +194,26 @@ pub(crate) async fn get(app: &App, caller: &Caller, id: &str) -> Result<Operatio
         .ok_or_else(|| Problem::not_found("operation", id))?;
     let steering = app.operation(id);
     Ok(row.answered(steering.as_deref()))
+}
+
+/// What is being done with this image.
+pub(crate) async fn of_image(
+    app: &App,
+    caller: &Caller,
+    kind: &str,
+    image: &str,
+) -> Result<Option<Operation>> {
+    let id: Option<String> = sqlx::query_scalar(
+        "SELECT id FROM operations WHERE kind = ? AND image = ? AND state = 'running' ORDER BY id DESC LIMIT 1",
+    )
+    .bind(kind)
+    .bind(image)
+    .fetch_optional(app.db.reader())
+    .await?;
+    match id {
+        Some(id) => get(app, caller, &id).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The last ones.

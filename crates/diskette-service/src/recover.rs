@@ -18,7 +18,7 @@ use crate::ingest::{Files, Job, Wanted};
 use crate::problem::{CORRUPT, EXPIRED, Problem, Result, TRUNCATED};
 use crate::spool::Spool;
 use crate::state::Shared;
-use crate::{fault, fetch, operations};
+use crate::{base, fault, fetch, operations};
 
 /// Puts all in order, and begins the work that was under way.
 pub(crate) async fn recover(app: &Shared) -> Result<()> {
@@ -51,8 +51,18 @@ async fn go_on(app: &Shared, row: Row) -> Result<bool> {
         return Ok(false);
     }
     if row.state == "fetching" || row.source.contains("\"type\":\"url\"") {
-        fetch::resume(app, &row)?;
+        match base::is_base(&row) {
+            true => base::resume(app, &row)?,
+            false => fetch::resume(app, &row)?,
+        }
         return Ok(true);
+    }
+    if row.source.contains("\"type\":\"folder\"") {
+        // The file is still there, and is taken in again.
+        let mut change = app.db.change().await?;
+        catalog::gone(&mut change, &row).await?;
+        change.commit().await?;
+        return Ok(false);
     }
     let upload: Option<String> = sqlx::query_scalar("SELECT state FROM uploads WHERE image = ?")
         .bind(&row.id)
@@ -241,7 +251,7 @@ async fn tell_progress(app: &Shared, told: &mut HashMap<String, Done>) -> Result
     told.retain(|id, _| jobs.iter().any(|job| job.image == *id));
     for job in jobs {
         let total = job.total.load(Ordering::Relaxed);
-        let done = (job.spool.watermark(), job.done.load(Ordering::Relaxed));
+        let done = (job.spool.received(), job.done.load(Ordering::Relaxed));
         if told
             .insert(job.image.clone(), done)
             .is_none_or(|before| before == done)

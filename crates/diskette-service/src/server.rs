@@ -10,12 +10,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::adopt::adopt_at_start;
 use crate::auth;
+use crate::base;
 use crate::db::Database;
 use crate::nodes;
 use crate::problem::Problem;
 use crate::recover::{recover, watch};
+use crate::rights;
 use crate::settings::{self, Settings};
-use crate::sources::fetch_missing;
 use crate::state::{App, Shared};
 use crate::store::{Store, make_folder};
 
@@ -75,10 +76,15 @@ async fn run(settings: Settings) -> Result<(), Failure> {
     } = &app.settings;
     tracing::info!(%address, data = %data.display(), store = %store.display(), overlays = %overlays.display(), "serving");
     println!("diskette-service listens on http://{address}");
+    if app.settings.local_without_token && app.settings.is_local() {
+        let code = app.codes.issue()?;
+        println!("The page, logged in: once, within ten minutes: http://{address}/#login={code}");
+    }
     recover(&app).await?;
     nodes::recover(&app).await?;
-    adopt_at_start(&app).await;
-    fetch_missing(&app).await;
+    base::read_catalog(&app);
+    let seen = adopt_at_start(&app).await;
+    base::start(&app, seen);
     tokio::spawn(watch(Arc::clone(&app)));
     let service = crate::api::router(Arc::clone(&app));
     let service = service.into_make_service_with_connect_info::<SocketAddr>();
@@ -99,10 +105,13 @@ async fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 async fn start(settings: Settings) -> Result<Shared, Failure> {
-    make_folder(&settings.data).map_err(|source| Failure::Machine {
-        what: format!("making the folder {}", settings.data.display()),
-        source,
-    })?;
+    for folder in [&settings.data, &settings.store] {
+        let made = make_folder(folder).err();
+        let why = made.map(|error| rights::told(folder, &error));
+        if let Some(why) = why.or_else(|| rights::missing(folder)) {
+            return Err(Failure::Start(why));
+        }
+    }
     let path = settings.data.join("records.sqlite");
     let db = Database::open(&path).await;
     let db = db.map_err(|source| Failure::Records {

@@ -22,15 +22,29 @@ pub(crate) struct Settings {
     pub(crate) overlays: PathBuf,
     /// A folder of images that are taken into the catalog at the start.
     pub(crate) images: Option<PathBuf>,
-    /// A list of images to be fetched.
+    /// A catalog of base images, besides the one that is built in.
     pub(crate) catalog: Option<PathBuf>,
-    pub(crate) auto_download: bool,
+    /// The address of another one.
+    pub(crate) catalog_url: Option<String>,
+    pub(crate) auto_download: AutoDownload,
+    /// Base images that are fetched at once.
+    pub(crate) downloads: usize,
+    /// Parts of one file that are fetched at once.
+    pub(crate) download_parts: usize,
+    /// Seconds in which something has to come of what is fetched.
+    pub(crate) stall_timeout: u64,
+    /// Seconds between two looks for newer base images; nothing, where nobody looks.
+    pub(crate) update_interval: Option<u64>,
+    /// Versions of a base image that are kept.
+    pub(crate) keep_versions: usize,
     pub(crate) max_upload: u64,
     pub(crate) max_virtual_size: u64,
     pub(crate) quota: Option<u64>,
     pub(crate) min_free: u64,
     /// Seconds of silence after which an upload is removed.
     pub(crate) upload_expiry: u64,
+    /// Seconds after which a session of the page ends.
+    pub(crate) session_expiry: u64,
     pub(crate) allow_private_urls: bool,
     /// Private addresses that may be fetched from all the same.
     pub(crate) allow_addresses: Vec<IpAddr>,
@@ -86,10 +100,22 @@ given! {
     overlays: PathBuf, ["DISKETTE_OVERLAYS", "OVERLAYS_PATH"];
     /// Folder of images that are adopted at the start
     images: PathBuf, ["DISKETTE_IMAGES", "IMAGES_DIR"];
-    /// List of images to be fetched
+    /// Catalog of base images, TOML or SandLabX's JSON, besides the one that is built in
     catalog: PathBuf, ["DISKETTE_CATALOG", "IMAGE_CATALOG_PATH"];
-    /// Whether listed images that are missing are fetched at the start [default: false]
-    auto_download: bool, ["DISKETTE_AUTO_DOWNLOAD", "AUTO_DOWNLOAD_IMAGES"];
+    /// Address of another such catalog
+    catalog_url: String, ["DISKETTE_CATALOG_URL", "CATALOG_URL"];
+    /// Base images that are fetched where they are missing: true (all), false, or their names by commas [default: false]
+    auto_download: AutoDownload, ["DISKETTE_AUTO_DOWNLOAD", "AUTO_DOWNLOAD_IMAGES"];
+    /// Base images that are fetched at once [default: 2]
+    downloads: usize, ["DISKETTE_DOWNLOADS"];
+    /// Parts of one file that are fetched at once, where that is safe [default: 4]
+    download_parts: usize, ["DISKETTE_DOWNLOAD_PARTS"];
+    /// Seconds after which a server from which nothing comes is given up [default: 30]
+    stall_timeout: u64, ["DISKETTE_STALL_TIMEOUT"];
+    /// Seconds between two looks for newer base images, 0 for never [default: 21600 with --auto-download, else 0]
+    update_interval: u64, ["DISKETTE_UPDATE_INTERVAL"];
+    /// Versions of a base image that are kept when a newer one is fetched [default: 2]
+    keep_versions: usize, ["DISKETTE_KEEP_VERSIONS"];
     /// Most bytes of one upload [default: 20G]
     max_upload: Size, ["DISKETTE_MAX_UPLOAD"];
     /// Most bytes of an image's disk [default: 2T]
@@ -100,11 +126,14 @@ given! {
     min_free: Size, ["DISKETTE_MIN_FREE"];
     /// Seconds after which an upload of which nothing more comes is removed [default: 86400]
     upload_expiry: u64, ["DISKETTE_UPLOAD_EXPIRY"];
+    /// Seconds after which whoever has logged in with the page must do so again [default: 86400]
+    session_expiry: u64, ["DISKETTE_SESSION_EXPIRY"];
     /// Whether images may be fetched from private and local addresses [default: false]
     allow_private_urls: bool, ["DISKETTE_ALLOW_PRIVATE_URLS"];
     /// Private addresses that images may be fetched from all the same; by commas
     allow_addresses: Names, ["DISKETTE_ALLOW_ADDRESSES"];
-    /// Whether SandLabX's routes need no token where only this machine can call [default: true]
+    /// Whether SandLabX's routes need no token, and a start prints an address that logs in, where only this machine can call
+    /// [default: true]
     local_without_token: bool, ["DISKETTE_LOCAL_WITHOUT_TOKEN"];
     /// Names by which the service may be called, besides localhost; by commas
     hosts: Names, ["DISKETTE_HOSTS"];
@@ -136,6 +165,51 @@ impl FromStr for Names {
             .map(str::trim)
             .filter(|name| !name.is_empty());
         Ok(Self(names.map(str::to_owned).collect()))
+    }
+}
+
+/// Which base images are fetched without anybody asking. Complete by nature.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "AutoDownloadText")]
+pub(crate) enum AutoDownload {
+    #[default]
+    None,
+    All,
+    Named(Vec<String>),
+}
+
+/// How it may be written in a file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AutoDownloadText {
+    Bool(bool),
+    Text(String),
+    Names(Vec<String>),
+}
+
+impl From<AutoDownloadText> for AutoDownload {
+    fn from(text: AutoDownloadText) -> Self {
+        match text {
+            AutoDownloadText::Bool(true) => Self::All,
+            AutoDownloadText::Bool(false) => Self::None,
+            AutoDownloadText::Names(names) => Self::Named(names),
+            AutoDownloadText::Text(text) => match text.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "1" | "all" => Self::All,
+                "false" | "no" | "0" | "none" | "" => Self::None,
+                _ => {
+                    let Ok(Names(names)) = text.parse();
+                    Self::Named(names)
+                }
+            },
+        }
+    }
+}
+
+impl FromStr for AutoDownload {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(AutoDownloadText::Text(text.to_owned()).into())
     }
 }
 
@@ -231,6 +305,7 @@ impl Settings {
             return Err(Wrong::Open(listen));
         }
         let data = given.data.unwrap_or_else(data_folder);
+        let auto_download = given.auto_download.unwrap_or_default();
         let bytes = |size: Option<Size>, default| size.map_or(default, |size| size.0);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
@@ -240,12 +315,19 @@ impl Settings {
             data,
             images: given.images,
             catalog: given.catalog,
-            auto_download: given.auto_download.unwrap_or(false),
+            catalog_url: given.catalog_url,
+            downloads: given.downloads.unwrap_or(2).max(1),
+            download_parts: given.download_parts.unwrap_or(4).clamp(1, 16),
+            stall_timeout: given.stall_timeout.unwrap_or(30).max(1),
+            update_interval: update_interval(given.update_interval, &auto_download),
+            keep_versions: given.keep_versions.unwrap_or(2).max(1),
+            auto_download,
             max_upload: bytes(given.max_upload, 20 * GIB),
             max_virtual_size: bytes(given.max_virtual_size, 2 * TIB),
             quota: given.quota.map(|size| size.0),
             min_free: bytes(given.min_free, GIB),
             upload_expiry: given.upload_expiry.unwrap_or(24 * 60 * 60),
+            session_expiry: given.session_expiry.unwrap_or(24 * 60 * 60),
             allow_private_urls: given.allow_private_urls.unwrap_or(false),
             allow_addresses: addresses(given.allow_addresses.unwrap_or_default())?,
             local_without_token: given.local_without_token.unwrap_or(true),
@@ -266,6 +348,15 @@ impl Settings {
     /// Whether only this machine can call.
     pub(crate) const fn is_local(&self) -> bool {
         self.listen.ip().is_loopback() && !self.behind_tls
+    }
+}
+
+/// Who wants nothing to be fetched wants nobody to be asked, either, where it is not said otherwise.
+fn update_interval(given: Option<u64>, auto_download: &AutoDownload) -> Option<u64> {
+    match (given, auto_download) {
+        (Some(0), _) | (None, AutoDownload::None) => None,
+        (Some(seconds), _) => Some(seconds),
+        (None, _) => Some(6 * 60 * 60),
     }
 }
 
@@ -347,7 +438,25 @@ mod tests {
         assert_eq!(settings.store, PathBuf::from("/custom"));
         assert_eq!(settings.overlays, PathBuf::from("/overlays"));
         assert_eq!(settings.catalog, Some(PathBuf::from("/catalog.json")));
-        assert!(settings.auto_download);
+        assert_eq!(settings.auto_download, AutoDownload::All);
+        assert_eq!(settings.update_interval, Some(21600));
+    }
+
+    #[test]
+    fn which_images_are_fetched_is_all_none_or_some() {
+        let of = |text: &str| text.parse::<AutoDownload>().unwrap();
+        assert_eq!(of("TRUE"), AutoDownload::All);
+        assert_eq!(of("false"), AutoDownload::None);
+        let named = AutoDownload::Named(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(of("a, b"), named);
+        let file: Given = toml::from_str("auto_download = [\"a\", \"b\"]").unwrap();
+        assert_eq!(file.auto_download, Some(named));
+        let file: Given = toml::from_str("auto_download = true").unwrap();
+        assert_eq!(file.auto_download, Some(AutoDownload::All));
+        assert_eq!(
+            Settings::settled(Given::default()).unwrap().update_interval,
+            None
+        );
     }
 
     #[test]

@@ -5,18 +5,21 @@
 //! ```
 //!
 //! Now and then what has come is made stable, and the watermark and the state of the digest are written down beside it: a
-//! restart goes on from there.
+//! restart goes on from there. What is fetched in parts may lie ahead of the watermark; which parts do is written down, too.
 
 mod record;
 mod storage;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use diskette::core::is_zero;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use record::Record;
@@ -35,8 +38,16 @@ pub(crate) struct Spool {
 #[derive(Debug)]
 struct Writer {
     sha256: Sha256,
-    /// What is stable, and written down.
-    flushed: u64,
+    /// Bytes that came since they were made stable, and written down.
+    unstable: u64,
+    /// When that was.
+    stable: Instant,
+    /// Where the file ended when it was opened: behind it are zeros.
+    fresh: u64,
+    /// Whether parts are placed ahead of the watermark: what the file is there is not known then.
+    scattered: bool,
+    /// Where the bytes come from, and which version of them that is.
+    origin: Option<Origin>,
     /// Whether the files are gone: nothing is written down then.
     removed: bool,
 }
@@ -44,8 +55,14 @@ struct Writer {
 #[derive(Clone, Debug)]
 struct State {
     watermark: u64,
+    /// Parts that lie ahead of it: where each begins, and where it ends.
+    ahead: BTreeMap<u64, u64>,
     /// How many bytes there will be, if that is known.
     total: Option<u64>,
+    /// How many there are at most, where only that is known.
+    at_most: Option<u64>,
+    /// Whether that is told for the size until it is known.
+    presumed: bool,
     end: Option<End>,
 }
 
@@ -58,8 +75,17 @@ enum End {
     Aborted,
 }
 
+/// Where bytes come from: an address, and the strong ETag of what it gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    pub(crate) url: String,
+    pub(crate) etag: String,
+}
+
 /// Bytes after which they are made stable.
 const FLUSH: u64 = 32 << 20;
+/// Time after which they are made stable.
+const FLUSH_AFTER: Duration = Duration::from_secs(3);
 /// Zeros are left out in pieces of this size.
 const PIECE: usize = 64 << 10;
 
@@ -78,23 +104,32 @@ impl Spool {
     pub(crate) fn resume(path: &Path) -> io::Result<Arc<Self>> {
         let record = Record::read(&record_path(path))?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        file.set_len(record.watermark)?;
+        let ahead = record.ahead.last_key_value();
+        file.set_len(ahead.map_or(record.watermark, |(_, end)| *end))?;
         Ok(Arc::new(Self::of(path, file, record)))
     }
 
     fn of(path: &Path, file: File, record: Record) -> Self {
+        let ahead = record.ahead.last_key_value().map(|(_, end)| *end);
         Self {
             path: path.to_owned(),
             file,
-            state: Mutex::new(State {
-                watermark: record.watermark,
-                total: record.total,
-                end: record.whole.then_some(End::Whole),
-            }),
             writer: Mutex::new(Writer {
-                flushed: record.watermark,
+                unstable: 0,
+                stable: Instant::now(),
+                fresh: ahead.unwrap_or(record.watermark),
+                scattered: false,
+                origin: record.origin,
                 removed: false,
                 sha256: record.sha256,
+            }),
+            state: Mutex::new(State {
+                watermark: record.watermark,
+                ahead: record.ahead,
+                total: record.total,
+                at_most: None,
+                presumed: false,
+                end: record.whole.then_some(End::Whole),
             }),
             changed: Condvar::new(),
         }
@@ -103,27 +138,134 @@ impl Spool {
     /// Takes the next bytes.
     pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let writer = &mut *self.writer();
+        self.append_as(writer, bytes)
+    }
+
+    fn append_as(&self, writer: &mut Writer, bytes: &[u8]) -> io::Result<()> {
         let state = self.state().clone();
         if state.end.is_some() {
-            return Err(io::Error::other("the spool has ended"));
+            return Err(ended());
         }
         let mut at = state.watermark;
+        let may_skip = !writer.scattered && at >= writer.fresh;
         for piece in bytes.chunks(PIECE) {
-            if !is_zero(piece) {
+            if !(may_skip && is_zero(piece)) {
                 self.file.write_all_at(piece, at)?;
             }
             at += piece.len() as u64;
         }
-        if bytes.last() == Some(&0) {
+        if may_skip && bytes.last() == Some(&0) {
             self.file.set_len(at)?;
         }
         writer.sha256.update(bytes);
         self.state().watermark = at;
         self.changed.notify_all();
-        if at - writer.flushed >= FLUSH {
+        self.took(writer, bytes.len())
+    }
+
+    /// Takes bytes of a part, wherever it lies. Several may do so at once, each with a part of its own; nobody appends then.
+    pub(crate) fn place(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let writer = &mut *self.writer();
+        let state = self.state().clone();
+        if state.end.is_some() {
+            return Err(ended());
+        }
+        writer.scattered = true;
+        if at == state.watermark {
+            self.append_as(writer, bytes)?;
+            return self.catch_up(writer);
+        }
+        let end = at.saturating_add(bytes.len() as u64);
+        if at < state.watermark {
+            return Err(io::Error::other("these bytes are there already"));
+        }
+        self.file.write_all_at(bytes, at)?;
+        let mut state = self.state();
+        let mut before = state.ahead.range(..=at).next_back();
+        let begin = before
+            .take_if(|(_, end)| **end == at)
+            .map_or(at, |(begin, _)| *begin);
+        let end = state.ahead.remove(&end).unwrap_or(end);
+        state.ahead.insert(begin, end);
+        drop(state);
+        self.took(writer, bytes.len())
+    }
+
+    /// What lies ahead, and is reached by the watermark, is read again for the digest.
+    fn catch_up(&self, writer: &mut Writer) -> io::Result<()> {
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let (mut at, end) = {
+                let mut state = self.state();
+                let watermark = state.watermark;
+                match state.ahead.remove(&watermark) {
+                    Some(end) => (watermark, end),
+                    None => return Ok(()),
+                }
+            };
+            while at < end {
+                let len = usize::try_from(end - at)
+                    .unwrap_or(usize::MAX)
+                    .min(piece.len());
+                self.file.read_exact_at(&mut piece[..len], at)?;
+                writer.sha256.update(&piece[..len]);
+                at += len as u64;
+            }
+            self.state().watermark = end;
+            self.changed.notify_all();
+        }
+    }
+
+    fn took(&self, writer: &mut Writer, len: usize) -> io::Result<()> {
+        writer.unstable += len as u64;
+        if writer.unstable >= FLUSH || writer.stable.elapsed() >= FLUSH_AFTER {
             self.write_down(writer)?;
         }
         Ok(())
+    }
+
+    /// The parts that are not there, below the end of all.
+    pub(crate) fn gaps(&self, total: u64) -> Vec<(u64, u64)> {
+        let state = self.state();
+        let mut gaps = Vec::new();
+        let mut at = state.watermark;
+        for (begin, end) in &state.ahead {
+            if *begin > at {
+                gaps.push((at, *begin));
+            }
+            at = at.max(*end);
+        }
+        if total > at {
+            gaps.push((at, total));
+        }
+        gaps
+    }
+
+    /// Bytes that have come, in their order or ahead of it.
+    pub(crate) fn received(&self) -> u64 {
+        let state = self.state();
+        let ahead = state.ahead.iter().map(|(begin, end)| end - begin);
+        state.watermark + ahead.sum::<u64>()
+    }
+
+    /// The bytes below the watermark, from `at` on.
+    pub(crate) fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, at)
+    }
+
+    /// Where the bytes come from, if that is known.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.writer().origin.clone()
+    }
+
+    /// Writes down where the bytes come from.
+    pub(crate) fn set_origin(&self, origin: Option<Origin>) -> io::Result<()> {
+        let mut writer = self.writer();
+        if writer.origin == origin {
+            return Ok(());
+        }
+        writer.origin = origin;
+        self.write_down(&mut writer)
     }
 
     /// Makes what has come stable.
@@ -207,8 +349,28 @@ impl Spool {
 
     /// Waits until it is known how many bytes there will be.
     fn wait_for_total(&self) -> io::Result<u64> {
-        let state = self.wait(|state| state.total.is_some())?;
-        Ok(state.total.unwrap_or(state.watermark))
+        let presumed = |state: &State| state.at_most.filter(|_| state.presumed);
+        let state = self.wait(|state| state.total.or(presumed(state)).is_some())?;
+        Ok(state.total.or(presumed(&state)).unwrap_or(state.watermark))
+    }
+
+    /// There are no more bytes than these.
+    pub(crate) fn expect_at_most(&self, bytes: u64) {
+        self.state().at_most = Some(bytes);
+    }
+
+    /// Whether readers were told of so many bytes, which there are not.
+    fn is_presumed_to_have(&self, end: u64) -> bool {
+        let state = self.state();
+        state.presumed && state.at_most.is_some_and(|most| end <= most)
+    }
+
+    /// Has readers take the most that there may be for the size, until that is known; true where it is not. Whoever asks
+    /// for it looks again at the end.
+    pub(crate) fn presume_size(&self) -> bool {
+        let mut state = self.state();
+        state.presumed = state.total.is_none() && state.at_most.is_some();
+        state.presumed
     }
 
     fn wait(&self, enough: impl Fn(&State) -> bool) -> io::Result<State> {
@@ -233,12 +395,15 @@ impl Spool {
         self.file.sync_data()?;
         let record = Record {
             watermark: state.watermark,
+            ahead: state.ahead,
             total: state.total,
             whole: state.end == Some(End::Whole),
+            origin: writer.origin.clone(),
             sha256: writer.sha256.clone(),
         };
         record.write(&record_path(&self.path))?;
-        writer.flushed = state.watermark;
+        writer.unstable = 0;
+        writer.stable = Instant::now();
         Ok(())
     }
 
@@ -265,6 +430,10 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 fn record_path(path: &Path) -> PathBuf {
     path.with_extension("json")
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the spool has ended")
 }
 
 fn aborted() -> io::Error {

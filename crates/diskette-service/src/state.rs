@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::auth::Codes;
+use crate::base::Bases;
 use crate::consoles::Tickets;
 use crate::db::Database;
 use crate::ingest::Job;
@@ -27,7 +29,9 @@ pub(crate) struct App {
     /// Whoever puts blobs in their places, or takes them away, holds this.
     pub(crate) shelves: tokio::sync::Mutex<()>,
     pub(crate) nodes: Nodes,
+    pub(crate) bases: Bases,
     pub(crate) tickets: Tickets,
+    pub(crate) codes: Codes,
     /// Becomes true when the service ends.
     pub(crate) ending: watch::Sender<bool>,
     jobs: Mutex<HashMap<String, Arc<Job>>>,
@@ -41,7 +45,9 @@ impl App {
         Self {
             benches: Benches::new(&settings),
             nodes: Nodes::new(&settings),
+            bases: Bases::new(&settings),
             tickets: Tickets::default(),
+            codes: Codes::default(),
             settings,
             db,
             store,

@@ -147,8 +147,16 @@ impl Store {
 
     /// Bytes that are free where blobs lie, for users without privileges.
     pub(crate) fn free(&self) -> io::Result<u64> {
+        self.space().map(|(free, _)| free)
+    }
+
+    /// The same, and all the bytes that there are for such users.
+    pub(crate) fn space(&self) -> io::Result<(u64, u64)> {
         let facts = rustix::fs::statvfs(&self.blobs)?;
-        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+        let kept = facts.f_bfree.saturating_sub(facts.f_bavail);
+        let all = facts.f_blocks.saturating_sub(kept);
+        let bytes = |blocks: u64| blocks.saturating_mul(facts.f_frsize);
+        Ok((bytes(facts.f_bavail), bytes(all)))
     }
 
     fn shelf(&self, sha256: &str) -> PathBuf {

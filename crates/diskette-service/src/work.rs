@@ -74,6 +74,11 @@ async fn run(app: &Shared, job: &Arc<Job>) -> Result<()> {
             // A start goes on with what is there.
             return ended;
         }
+        Err(problem) if job.is_fetched => {
+            let problem = job.problem().unwrap_or_else(|| problem.clone());
+            remove_all(app, job).await?;
+            return Err(problem);
+        }
         Err(problem) => {
             app.metrics
                 .failed

@@ -380,3 +380,95 @@ fn a_folder_of_images_is_taken_in_once() {
     );
     assert!(folder.path().join("router.qcow2").exists());
 }
+
+#[test]
+fn bytes_that_are_there_already_need_not_be_sent_again() {
+    let server = Server::start();
+    let bytes = disk(10);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("raw"), &bytes).unwrap();
+    let sha256 = |bytes: &[u8]| {
+        use sha2::Digest;
+        let digest = sha2::Sha256::digest(bytes);
+        digest
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let sent = sha256(&bytes);
+    let asked =
+        |digest: &str| server.call("HEAD", &format!("/api/v1/images?sha256={digest}"), &[], &[]);
+    assert_eq!(asked(&sent).status, 404);
+    let first = stored(
+        &server,
+        &json!({"name": "first", "file_name": "a.raw", "tags": ["a"]}),
+        &bytes,
+    );
+    for digest in [
+        &sent,
+        &sent.to_uppercase(),
+        first["sha256"].as_str().unwrap(),
+    ] {
+        let there = asked(digest);
+        assert_eq!(there.status, 200);
+        assert_eq!(there.header("x-image-id"), first["id"]);
+    }
+    assert_eq!(asked("abc").status, 400);
+    assert_eq!(server.call("HEAD", "/api/v1/images", &[], &[]).status, 400);
+
+    let new = json!({"name": "second", "sha256": sent, "link": true});
+    let second = server.json("POST", "/api/v1/images", &new).expect(201);
+    assert_eq!(second["state"], "ready");
+    for field in ["sha256", "guest_sha256", "virtual_size", "source"] {
+        if field != "source" {
+            assert_eq!(second[field], first[field], "{field}");
+        }
+    }
+    assert_eq!(second["tags"], json!([]));
+    // One blob, two manifests.
+    assert_eq!(server.files("blobs").len(), 3);
+    assert_eq!(
+        server
+            .call("DELETE", "/api/v1/images/first", &[], &[])
+            .status,
+        204
+    );
+    assert!(server.get("/api/v1/images/second/data?format=raw").bytes == bytes);
+
+    // Bytes that are not there, or that would become something else, are to be sent.
+    for new in [
+        json!({"name": "third", "sha256": "0".repeat(64), "link": true}),
+        json!({"name": "fourth", "sha256": sent, "link": true, "compress": true}),
+    ] {
+        let image = server.json("POST", "/api/v1/images", &new).expect(201);
+        assert_eq!(image["state"], "queued");
+    }
+    server
+        .json(
+            "POST",
+            "/api/v1/images",
+            &json!({"name": "fifth", "link": true}),
+        )
+        .refused(400, "BAD_REQUEST");
+    server
+        .json(
+            "POST",
+            "/api/v1/images",
+            &json!({"name": "second", "sha256": sent, "link": true}),
+        )
+        .refused(409, "NAME_TAKEN");
+
+    // A digest is no proof of having the bytes: other projects are not told.
+    let new = json!({"name": "other", "scope": "write", "project": "other"});
+    let made = server.json("POST", "/api/v1/tokens", &new).expect(201);
+    let other = format!("Bearer {}", made["token"].as_str().unwrap());
+    let headers = [
+        ("authorization", other.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let path = format!("/api/v1/images?sha256={sent}");
+    assert_eq!(server.plain("HEAD", &path, &headers, &[]).status, 404);
+    let new = json!({"name": "mine", "sha256": sent, "link": true}).to_string();
+    let image = server.plain("POST", "/api/v1/images", &headers, new.as_bytes());
+    assert_eq!(image.expect(201)["state"], "queued");
+}

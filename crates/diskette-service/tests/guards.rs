@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::Server;
-use diskette::Conversion;
+use common::images::converted;
 use diskette::core::{BackingImage, NewImage};
 use diskette_testkit as testkit;
 use diskette_testkit::qcow2::Qcow2;
@@ -43,23 +43,6 @@ fn nothing_is_left(server: &Server) {
     for folder in ["blobs", "spool", "staging", "quarantine"] {
         assert_eq!(server.files(folder), [] as [PathBuf; 0]);
     }
-}
-
-/// An image in this format, of a small disk.
-fn image(format: &str, options: &[(&str, &str)]) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let raw = folder.path().join("raw");
-    std::fs::write(&raw, vec![7; 1 << 20]).unwrap();
-    let mut opening = diskette::safe_options();
-    opening.format = diskette::core::FormatChoice::Named("raw".to_owned());
-    let disk = diskette::open_with(&raw, &opening).unwrap();
-    let mut conversion = Conversion::to(format);
-    for (name, value) in options {
-        conversion = conversion.option(name, value);
-    }
-    let path = folder.path().join("image");
-    conversion.write(&disk, &path).unwrap();
-    std::fs::read(&path).unwrap()
 }
 
 #[test]
@@ -123,7 +106,7 @@ fn what_is_no_image_or_two_is_refused() {
     refused(&server, "empty", b"", 422, "TRUNCATED");
     let mut two = Qcow2::v3(1 << 20).build().bytes;
     two.resize(1 << 20, 0);
-    let footer = image("vpc", &[("subformat", "fixed"), ("force_size", "on")]);
+    let footer = converted("vpc", &[("subformat", "fixed"), ("force_size", "on")]);
     two.extend_from_slice(&footer[footer.len() - 512..]);
     refused(&server, "two", &two, 422, "NESTED_FORMAT");
     nothing_is_left(&server);
@@ -190,7 +173,7 @@ fn what_is_cut_off_is_refused_wherever_it_ends() {
         ("vhdx", &[][..]),
         ("vpc", &[("subformat", "dynamic"), ("force_size", "on")][..]),
     ] {
-        let whole = image(format, options);
+        let whole = converted(format, options);
         for (number, part) in [3, 5, 7, 9].into_iter().enumerate() {
             let cut = &whole[..whole.len() * part / 10];
             let name = format!("{format}-{}-{number}", options.len());
@@ -298,7 +281,7 @@ fn names_are_labels_and_never_paths() {
 #[test]
 fn a_name_that_lies_is_told_or_refused_where_that_is_asked_for() {
     let server = Server::start();
-    let bytes = image("vdi", &[]);
+    let bytes = converted("vdi", &[]);
     let new = json!({"name": "a", "file_name": "a.vmdk", "strict": true});
     refused_as(&server, &new, &bytes, 422, "FORMAT_MISMATCH");
     let wrong = json!({"name": "b", "sha256": "0".repeat(64)});

@@ -202,6 +202,12 @@ fn addresses_of_private_networks_are_not_asked() {
         "127.1",
         "2130706433",
         "0x7f000001",
+        "0177.0.0.1",
+        "017700000001",
+        "[::127.0.0.1]",
+        "[::ffff:10.0.0.1]",
+        "[64:ff9b::127.0.0.1]",
+        "localhost.",
     ]
     .into_iter()
     .enumerate()

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,23 +20,6 @@ use tokio::net::UnixStream;
 
 const QEMU: &str = "qemu-system-x86_64";
 
-/// Says a line on the first serial port, then echoes what it is told there.
-fn boot_sector() -> Vec<u8> {
-    let mut sector = vec![
-        0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0xfc, 0xbe, 0x28,
-        0x7c, // no interrupts, ds = 0, si = the line
-        0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5, // say it
-        0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf8, // wait for a letter
-        0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xf1, // say it again
-    ];
-    sector.resize(0x28, 0x90);
-    sector.extend(b"SMALL GUEST READY\r\n\0");
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xaa]);
-    sector.resize(1 << 20, 0);
-    sector
-}
-
 struct Bench {
     _folder: tempfile::TempDir,
     root: PathBuf,
@@ -47,7 +32,7 @@ fn bench() -> Option<Bench> {
     let folder = tempfile::Builder::new().prefix("dm").tempdir().unwrap();
     let root = folder.path().to_path_buf();
     open_to_all(&root);
-    std::fs::write(root.join("small.img"), boot_sector()).unwrap();
+    std::fs::write(root.join("small.img"), common::guest::boot_sector()).unwrap();
     let launcher = Launcher {
         qemu: QEMU.into(),
         own: env!("CARGO_BIN_EXE_diskette-service").into(),

@@ -4,160 +4,9 @@
 
 mod common;
 
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use common::Server;
-use diskette_testkit::tools::Tool;
+use common::bench::{Bench, console, hear, kill, machine_of, told, type_in};
 use serde_json::{Value, json};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::{Message, WebSocket};
-
-/// A guest of one sector: it says a line on its serial port, then echoes what is typed.
-fn guest() -> Vec<u8> {
-    let mut sector = vec![
-        0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0xfc, 0xbe, 0x28,
-        0x7c, // no interrupts, ds = 0, si = the line
-        0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5, // say it
-        0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf8, // wait for a letter
-        0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xf1, // say it again
-    ];
-    sector.resize(0x28, 0x90);
-    sector.extend(b"SMALL GUEST READY\r\n\0");
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xaa]);
-    sector.resize(1 << 20, 0);
-    sector
-}
-
-struct Bench {
-    server: Server,
-    image: String,
-}
-
-impl Bench {
-    /// A server with an image of the guest; `None` where there is no QEMU.
-    fn new() -> Option<Self> {
-        Tool::find("qemu-system-x86_64")?;
-        let server = Server::start();
-        let new = json!({"name": "router"});
-        let made = server.json("POST", "/api/v1/images", &new).expect(201);
-        let image = made["id"].as_str().unwrap().to_owned();
-        let path = format!("/api/v1/images/{image}/file");
-        server.call("PUT", &path, &[], &guest()).expect(200);
-        assert_eq!(server.settled(&image)["state"], "ready");
-        Some(Self { server, image })
-    }
-
-    fn node(&self, name: &str, start: bool) -> String {
-        let new = json!({
-            "name": name, "image": "router", "preset": "router", "start": start,
-            "machine": {"memory_mib": 32, "hw_video_model": "vga"},
-        });
-        let node = self.server.json("POST", "/api/v1/nodes", &new).expect(201);
-        node["id"].as_str().unwrap().to_owned()
-    }
-
-    fn step(&self, node: &str, step: &str) -> common::Answer {
-        self.server
-            .json("POST", &format!("/api/v1/nodes/{node}/{step}"), &json!({}))
-    }
-
-    fn until(&self, node: &str, state: &str) -> Value {
-        self.server.until(&format!("/api/v1/nodes/{node}"), |node| {
-            node["state"] == state
-        })
-    }
-
-    fn ticket(&self, node: &str, kind: &str, view_only: bool) -> String {
-        let path = format!("/api/v1/nodes/{node}/console-ticket");
-        let wanted = json!({"kind": kind, "view_only": view_only});
-        let issued = self.server.json("POST", &path, &wanted).expect(201);
-        issued["path"].as_str().unwrap().to_owned()
-    }
-
-    fn blob(&self) -> PathBuf {
-        let mut blobs = self.server.files("blobs");
-        blobs.retain(|path| path.extension().is_none());
-        assert_eq!(blobs.len(), 1);
-        blobs.remove(0)
-    }
-}
-
-impl Drop for Bench {
-    /// Machines outlive a server; they must not outlive the test.
-    fn drop(&mut self) {
-        for node in self
-            .server
-            .get("/api/v1/nodes")
-            .value()
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            let path = format!("/api/v1/nodes/{}", node["id"].as_str().unwrap_or_default());
-            self.server.call("DELETE", &path, &[], &[]);
-        }
-    }
-}
-
-type Socket = WebSocket<TcpStream>;
-
-/// Opens a console; an error has the status.
-fn console(server: &Server, path: &str, origin: Option<&str>) -> Result<Socket, u16> {
-    let host = server.address.strip_prefix("http://").unwrap();
-    let mut request = format!("ws://{host}{path}").into_client_request().unwrap();
-    if let Some(origin) = origin {
-        request
-            .headers_mut()
-            .insert("origin", origin.parse().unwrap());
-    }
-    let stream = TcpStream::connect(host).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    match tungstenite::client(request, stream) {
-        Ok((socket, _)) => Ok(socket),
-        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
-            Err(answer.status().as_u16())
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-/// Reads until a text has been said on the console; gives what the service told meanwhile.
-fn hear(socket: &mut Socket, text: &str) -> Vec<Value> {
-    let (mut said, mut told) = (Vec::new(), Vec::new());
-    let start = Instant::now();
-    while !String::from_utf8_lossy(&said).contains(text) {
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "{}",
-            String::from_utf8_lossy(&said)
-        );
-        match socket.read().unwrap() {
-            Message::Binary(bytes) => said.extend_from_slice(&bytes),
-            Message::Text(text) => told.push(serde_json::from_str(&text).unwrap()),
-            _ => {}
-        }
-    }
-    told
-}
-
-fn told(socket: &mut Socket) -> Value {
-    loop {
-        if let Message::Text(text) = socket.read().unwrap() {
-            return serde_json::from_str(&text).unwrap();
-        }
-    }
-}
-
-fn type_in(socket: &mut Socket, text: &str) {
-    socket
-        .send(Message::Binary(text.as_bytes().to_vec().into()))
-        .unwrap();
-}
+use tungstenite::Message;
 
 #[test]
 fn a_node_boots_and_is_typed_to_and_its_image_stays_as_it_was() {
@@ -168,12 +17,28 @@ fn a_node_boots_and_is_typed_to_and_its_image_stays_as_it_was() {
     hear(&mut first, "SMALL GUEST READY");
     type_in(&mut first, "hello");
     hear(&mut first, "hello");
+    // A break is a letter of zeros to the guest's serial port.
+    first
+        .send(Message::Text(json!({"break": true}).to_string().into()))
+        .unwrap();
+    hear(&mut first, "\0");
 
     let suggested = bench
         .server
         .get("/api/v1/images/router/machine")
         .expect(200);
     assert_eq!(suggested["preset"], "router");
+    let path = format!("/api/v1/images/{}", bench.image);
+    let properties = json!({"properties": {"hw_disk_bus": "scsi"}});
+    bench.server.json("PATCH", &path, &properties).expect(200);
+    let suggested = bench.server.get(&format!("{path}/machine?preset=windows"));
+    let machine = &suggested.expect(200)["machine"];
+    assert_eq!(
+        (&machine["memory_mib"], &machine["disk_bus"]),
+        (&json!(4096), &json!("scsi"))
+    );
+    let refused = bench.server.get(&format!("{path}/machine?preset=toaster"));
+    refused.refused(400, "BAD_REQUEST");
 
     // Who comes late sees the past; who writes is one alone, until another takes it.
     let mut second = console(&bench.server, &bench.ticket(&node, "serial", false), None).unwrap();
@@ -255,34 +120,6 @@ fn a_node_is_found_again_by_the_next_run_of_the_service() {
             .starts_with("QEMU ended"),
         "{crashed}"
     );
-}
-
-/// The process of a node's QEMU.
-fn machine_of(node: &str) -> u32 {
-    let needle = format!("\0{node}\0");
-    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let entry = entry.ok()?;
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        String::from_utf8_lossy(&line)
-            .contains(&needle)
-            .then_some(pid)
-    });
-    processes.last().unwrap()
-}
-
-fn kill(process: u32) {
-    let done = std::process::Command::new("kill")
-        .args(["-9", &process.to_string()])
-        .status();
-    assert!(done.unwrap().success());
-    while Path::new(&format!("/proc/{process}/cmdline")).exists()
-        && !std::fs::read(format!("/proc/{process}/cmdline"))
-            .unwrap_or_default()
-            .is_empty()
-    {
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -393,4 +230,41 @@ fn what_cannot_be_is_refused() {
     std::fs::remove_file(&blob).unwrap();
     std::fs::write(&blob, vec![0; usize::try_from(size).unwrap()]).unwrap();
     bench.step(&node, "start").refused(422, "CORRUPT");
+    make(json!({"name": "late"})).refused(422, "CORRUPT");
+    let overlays = bench.server.files("overlays");
+    bench.step(&node, "wipe").refused(422, "CORRUPT");
+    assert_eq!(bench.server.files("overlays"), overlays);
+}
+
+#[test]
+fn a_node_is_not_changed_by_who_has_not_seen_the_last() {
+    let Some(bench) = Bench::new() else { return };
+    let node = bench.node("one", false);
+    let path = format!("/api/v1/nodes/{node}");
+    let seen = bench.server.get(&path).header("etag").to_owned();
+    assert_eq!(seen, "\"1\"");
+    let change = |tag: &str, change: Value| {
+        let headers = [("if-match", tag), ("content-type", "application/json")];
+        let body = change.to_string();
+        bench.server.call("PATCH", &path, &headers, body.as_bytes())
+    };
+    let changed = change(&seen, json!({"machine": {"memory_mib": 48}}));
+    assert_eq!(changed.header("etag"), "\"2\"");
+    let changed = changed.expect(200);
+    assert_eq!(changed["machine"]["memory_mib"], 48);
+    assert_eq!(changed["revision"], 2);
+    change(&seen, json!({"machine": {"memory_mib": 64}})).refused(412, "PRECONDITION_FAILED");
+    let headers = [("if-match", seen.as_str())];
+    let refused = bench.server.call("DELETE", &path, &headers, &[]);
+    refused.refused(412, "PRECONDITION_FAILED");
+    // A reset needs a machine that runs; one that is started is reset, and greets again.
+    bench.step(&node, "reset").refused(410, "CONSOLE_GONE");
+    bench.step(&node, "start").expect(200);
+    let mut guest = console(&bench.server, &bench.ticket(&node, "serial", false), None).unwrap();
+    hear(&mut guest, "SMALL GUEST READY");
+    bench.step(&node, "reset").expect(200);
+    hear(&mut guest, "SMALL GUEST READY");
+    let headers = [("if-match", "*")];
+    let gone = bench.server.call("DELETE", &path, &headers, &[]);
+    assert_eq!(gone.status, 204);
 }

@@ -296,3 +296,54 @@ fn a_descriptor_and_its_extent_are_one_image_whichever_comes_first() {
     assert_eq!(alone["code"], "EXTENT_REFUSED", "{alone:#}");
     assert_eq!(server.files("spool"), [] as [PathBuf; 0]);
 }
+
+#[test]
+fn an_image_in_a_form_is_converted_while_it_comes() {
+    use std::io::{Read, Write};
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("raw");
+    let disk: Vec<u8> = (0..16_u32 << 20)
+        .map(|at| u8::try_from(((at * 7) >> 9) & 0xff).unwrap() | 1)
+        .collect();
+    std::fs::write(&raw, &disk).unwrap();
+    let image = folder.path().join("image");
+    let source = diskette::open(&raw).unwrap();
+    diskette::Conversion::to("vdi")
+        .write(&source, &image)
+        .unwrap();
+    let image = std::fs::read(&image).unwrap();
+    let head = "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.vdi\"\r\n\r\n";
+    let tail = "\r\n--b--\r\n";
+    let host = server.address.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(host).unwrap();
+    let request = format!(
+        "POST /api/images/custom HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=b\r\n\
+         Content-Length: {}\r\n\r\n{head}",
+        head.len() + image.len() + tail.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let (most, rest) = image.split_at(image.len() - (4 << 20));
+    stream.write_all(most).unwrap();
+    server.until("/api/v1/images", |page| {
+        page["items"][0]["progress"]["guest_done"]
+            .as_u64()
+            .unwrap_or(0)
+            > 8 << 20
+    });
+    stream.write_all(rest).unwrap();
+    stream.write_all(tail.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let id = server.get("/api/v1/images").expect(200)["items"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        server
+            .get(&format!("/api/v1/images/{id}/data?format=raw"))
+            .bytes
+            == disk
+    );
+}

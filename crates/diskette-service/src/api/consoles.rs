@@ -1,5 +1,7 @@
 //! Consoles: a ticket, and the WebSocket that it opens.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -19,7 +21,7 @@ use crate::auth::{Caller, Scope};
 use crate::consoles::rfb::LookAlone;
 use crate::consoles::serial::Viewer;
 use crate::consoles::{GOOD_FOR, Kind, Ticket};
-use crate::nodes::{self, Node};
+use crate::nodes::{self, Live, Node};
 use crate::problem::{CONSOLE_GONE, Problem, ProblemBody, Result};
 use crate::state::Shared;
 
@@ -37,6 +39,7 @@ pub(super) fn router() -> OpenApiRouter<Shared> {
 /// Which console is wanted.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConsoleWanted)]
 pub(crate) struct Wanted {
     kind: Kind,
     /// Look alone, type nothing.
@@ -96,7 +99,8 @@ pub(crate) struct Key {
 }
 
 /// The serial console, over a WebSocket: binary messages are what is said and typed. Text messages are JSON: the service
-/// tells `{"writer": true}` to who may type; `{"take": true}` takes that from another.
+/// tells `{"writer": true}` to who may type; `{"take": true}` takes that from another, `{"break": true}` is the break of a
+/// serial line, from who may type.
 #[utoipa::path(get, path = "/api/v1/nodes/{id}/console/serial", tag = "consoles", params(("id" = String, Path), Key), security(()),
     responses((status = 101), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn serial(
@@ -115,10 +119,10 @@ pub(crate) async fn serial(
     let viewer = hub.view();
     Ok(upgrade
         .max_message_size(LONGEST)
-        .on_upgrade(move |socket| view(socket, viewer, ticket)))
+        .on_upgrade(move |socket| view(socket, viewer, live, ticket)))
 }
 
-async fn view(mut socket: WebSocket, mut viewer: Viewer, ticket: Ticket) {
+async fn view(mut socket: WebSocket, mut viewer: Viewer, live: Arc<Live>, ticket: Ticket) {
     let past = std::mem::take(&mut viewer.past);
     if !past.is_empty() && socket.send(Message::Binary(past)).await.is_err() {
         return;
@@ -151,11 +155,23 @@ async fn view(mut socket: WebSocket, mut viewer: Viewer, ticket: Ticket) {
                 Some(Ok(Message::Text(text))) if ticket.writes => {
                     let wish: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
                     viewer.claim(wish["take"] == true);
+                    if wish["break"] == true && viewer.writes() {
+                        send_break(&live).await;
+                    }
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => {}
             },
         }
+    }
+}
+
+/// What a terminal's break key does to the line.
+async fn send_break(live: &Live) {
+    let line = json!({"id": "serial0"});
+    let monitor = &live.running.monitor;
+    if let Err(error) = monitor.execute("chardev-send-break", line).await {
+        tracing::warn!(%error, "a break was not sent");
     }
 }
 

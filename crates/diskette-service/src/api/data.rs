@@ -14,9 +14,11 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use diskette::core::{FormatChoice, OpenOptions};
+use diskette::inside::{Cell, Share};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
@@ -26,7 +28,8 @@ use super::export;
 use crate::auth::{Caller, Scope};
 use crate::catalog::{self, Row};
 use crate::fault;
-use crate::ingest::{check_as_json, contents_as_json, info_as_json, sha256_of_file};
+use crate::ingest::{check_as_json, contents_as_json, hex, info_as_json, sha256_of_file};
+use crate::naming;
 use crate::problem::{Problem, ProblemBody, RANGE_INVALID, Result};
 use crate::state::{App, Shared};
 
@@ -85,15 +88,20 @@ pub(crate) async fn info(
     Path(id): Path<String>,
 ) -> Result<Json<Value>> {
     let (row, stored) = ready(&app, &caller, &id).await?;
+    let name = row.name.clone();
+    let file = row.source_name.clone().unwrap_or_else(|| name.clone());
     let found = blocking(move || {
         let image = |error| fault::of_image(&error);
         let report = diskette::inspect(&stored.path, stored.options()).map_err(image)?;
         let disk = diskette::open_with(&stored.path, &stored.options()).map_err(image)?;
         let contents = diskette::inside::contents(&disk).map_err(image)?;
+        let suggested = naming::suggest_name(&file, &naming::labels_of(&contents));
         Ok(json!({
             "image": info_as_json(&report.info),
             "actual_size": report.allocated(),
             "contents": contents_as_json(&contents),
+            "suggested_name": suggested,
+            "conventional_name": naming::is_conventional(&name),
         }))
     });
     let mut found = found.await?;
@@ -166,6 +174,80 @@ pub(crate) async fn map(
         Ok(json!({ "entries": entries, "next": next.map(|entry| entry.offset) }))
     });
     found.await.map(Json)
+}
+
+/// How fine a picture, and of which part.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PictureOf {
+    /// Parts that the disk, and the file, are cut into: up to 4096
+    cells: Option<usize>,
+    /// Guest offset at which the disk's part begins
+    start: Option<u64>,
+    /// Bytes of the disk's part
+    length: Option<u64>,
+    /// Offset in the file at which the file's part begins
+    file_start: Option<u64>,
+    /// Bytes of the file's part
+    file_length: Option<u64>,
+}
+
+/// The picture of an image: its disk and its file, each cut into as many equal parts as are wanted, with the bytes of each kind in
+/// each of them. However large the map is, the answer is not.
+#[utoipa::path(
+    get, path = "/api/v1/images/{id}/picture", tag = "data", params(("id" = String, Path), PictureOf),
+    responses((status = 200, body = Object), (status = 304), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody))
+)]
+pub(crate) async fn picture(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    of: Result<Query<PictureOf>, QueryRejection>,
+) -> Result<Response> {
+    const MOST: usize = 4096;
+    let Query(of) = of.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let (row, stored) = ready(&app, &caller, &id).await?;
+    // Blobs never change.
+    let digest = Sha256::digest(format!("{:?} {of:?}", row.blob));
+    let mut tag = hex(&digest);
+    tag.truncate(32);
+    let tag = [(header::ETAG, format!("\"{tag}\""))];
+    let seen = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|seen| seen.to_str().ok());
+    if seen.is_some_and(|seen| seen.contains(&tag[0].1)) {
+        return Ok((StatusCode::NOT_MODIFIED, tag).into_response());
+    }
+    let range = |start: Option<u64>, len: Option<u64>| {
+        let start = start.unwrap_or(0);
+        start..start.saturating_add(len.unwrap_or(u64::MAX))
+    };
+    let found = blocking(move || {
+        let image = |error| fault::of_image(&error);
+        let disk = diskette::open_with(&stored.path, &stored.options()).map_err(image)?;
+        let cells = of.cells.unwrap_or(1024).clamp(1, MOST);
+        let (on_disk, in_file) = (
+            range(of.start, of.length),
+            range(of.file_start, of.file_length),
+        );
+        diskette::picture_of_part(&disk, cells, on_disk, in_file).map_err(image)
+    });
+    let found = found.await?;
+    let cell = |cell: &Cell| json!([cell.data, cell.compressed, cell.zero, cell.hole]);
+    let files = found.files.iter().map(
+        |file| json!({"size": file.size, "cells": file.cells.iter().map(cell).collect::<Vec<_>>()}),
+    );
+    let picture = json!({
+        "kinds": Share::ALL.map(Share::name),
+        "disk": {"size": found.disk_size, "cells": found.disk.iter().map(cell).collect::<Vec<_>>()},
+        "files": files.collect::<Vec<_>>(),
+        "total": cell(&found.total),
+        "extents": found.extents,
+    });
+    Ok((tag, Json(picture)).into_response())
 }
 
 /// What was found, refused and rewritten when an image came in

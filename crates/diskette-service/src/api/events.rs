@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -13,6 +14,7 @@ use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::FromRow;
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Caller, Scope};
@@ -117,7 +119,10 @@ async fn read(app: &Shared, caller: &Caller, which: &Which) -> Result<Vec<Event>
     Ok(events.collect())
 }
 
-/// Until the reader goes, or the service ends.
+/// Who follows must show anew after so long that it may: readers come again by themselves, with the last id they had.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+
+/// Until the reader goes, its time is over, or the service ends.
 fn follow(
     app: Shared,
     caller: Caller,
@@ -126,9 +131,10 @@ fn follow(
     let changes = app.db.events().subscribe();
     let ending = app.ending.subscribe();
     let start = (app, caller, which, changes, ending, VecDeque::new());
+    let end = Instant::now() + LONGEST;
     stream::unfold(
         start,
-        |(app, caller, mut which, mut changes, mut ending, mut waiting)| async move {
+        move |(app, caller, mut which, mut changes, mut ending, mut waiting)| async move {
             loop {
                 if let Some(event) = waiting.pop_front() {
                     let event: Event = event;
@@ -140,9 +146,11 @@ fn follow(
                 // What changes from here on wakes us.
                 changes.mark_unchanged();
                 match read(&app, &caller, &which).await {
+                    _ if Instant::now() >= end => return None,
                     Ok(events) if !events.is_empty() => waiting.extend(events),
                     Ok(_) => tokio::select! {
                         changed = changes.changed() => changed.ok()?,
+                        () = tokio::time::sleep_until(end) => return None,
                         _ = ending.wait_for(|ending| *ending) => return None,
                     },
                     Err(_) => return None,

@@ -39,6 +39,8 @@ pub(crate) struct NewImage {
     pub(crate) size: Option<u64>,
     /// The name of the file, of which the suffix is held against the content.
     pub(crate) file_name: Option<String>,
+    /// Whether bytes with this `sha256` that are in the project already need not be sent: the image is ready at once then.
+    pub(crate) link: bool,
     #[serde(flatten)]
     pub(crate) wanted: Wanted,
 }
@@ -106,7 +108,16 @@ async fn announce(app: &Shared, caller: &Caller, new: NewImage) -> Result<Image>
     if let Some(size) = new.size {
         upload::allowed(app, size)?;
     }
-    let row = record(app, caller, new, json!({"type": "upload"}), "queued").await?;
+    let links = new.link;
+    let new = announced(caller, new, json!({"type": "upload"}), "queued")?;
+    let linked = match links {
+        true => catalog::linked(app, &new).await?,
+        false => None,
+    };
+    let row = match linked {
+        Some(row) => row,
+        None => recorded(app, new).await?,
+    };
     catalog::for_caller(app, caller, &row.id).await
 }
 
@@ -118,10 +129,15 @@ pub(crate) async fn record(
     source: Value,
     state: &'static str,
 ) -> Result<Row> {
+    recorded(app, announced(caller, new, source, state)?).await
+}
+
+/// What is recorded of an image that will come.
+fn announced(caller: &Caller, new: NewImage, source: Value, state: &'static str) -> Result<New> {
     if !new.properties.is_null() && !new.properties.is_object() {
         return Err(Problem::bad_request("properties are an object"));
     }
-    let new = New {
+    Ok(New {
         project: caller.project.clone(),
         name: label(&new.name)?,
         display_name: new.display_name,
@@ -129,12 +145,16 @@ pub(crate) async fn record(
         tags: new.tags,
         properties: new.properties,
         os: new.os,
+        is_snapshot: false,
         wanted: new.wanted,
         source,
         source_name: new.file_name,
         state,
         total: new.size,
-    };
+    })
+}
+
+async fn recorded(app: &Shared, new: New) -> Result<Row> {
     let mut change = app.db.change().await?;
     let row = catalog::create(app, &mut change, new).await?;
     change.commit().await?;

@@ -13,7 +13,6 @@ use crate::auth::{Caller, Scope};
 use crate::catalog::{self, Image};
 use crate::fetch::{self, Import};
 use crate::problem::{Problem, ProblemBody, Result};
-use crate::spool::Spool;
 use crate::state::Shared;
 
 /// Fetch an image from a URL
@@ -65,9 +64,7 @@ async fn begin(app: &Shared, caller: &Caller, wanted: Import) -> Result<Image> {
     let mut source = json!(wanted);
     source["type"] = Value::from("url");
     let row = record(app, caller, new, source, "fetching").await?;
-    let spool = Spool::create(&app.store.spool_of(&row.id), None);
-    let spool = spool.map_err(|error| crate::fault::of_machine("receiving", &error))?;
-    fetch::begin(app, &row, wanted, spool);
+    fetch::begin(app, &row, wanted, None);
     catalog::for_caller(app, caller, &row.id).await
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -14,9 +15,10 @@ use utoipa_axum::routes;
 
 use crate::auth::{Caller, Scope};
 use crate::launch::accelerator::Verdicts;
-use crate::launch::home::Home;
+use crate::launch::home::{self, Home};
 use crate::launch::properties::{Machine, Preset};
-use crate::nodes::{self, NewNode, Node, Snapshot};
+use crate::nodes::{self, NewNode, Node, Publication, Snapshot};
+use crate::operations::Operation;
 use crate::problem::{NOT_FOUND, Problem, ProblemBody, Result};
 use crate::state::Shared;
 
@@ -36,6 +38,7 @@ pub(super) fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(wipe))
+        .routes(routes!(publish))
         .routes(routes!(snapshots, snapshot))
         .routes(routes!(restore))
         .routes(routes!(delete_snapshot))
@@ -88,8 +91,13 @@ pub(crate) async fn get(
     State(app): State<Shared>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<Json<Node>> {
-    node(&app, &caller, &id, Scope::Read).await.map(Json)
+) -> Result<Response> {
+    let node = node(&app, &caller, &id, Scope::Read).await?;
+    Ok(with_etag(node))
+}
+
+fn with_etag(node: Node) -> Response {
+    ([(header::ETAG, super::etag(node.revision))], Json(node)).into_response()
 }
 
 /// What of a node is changed.
@@ -102,30 +110,35 @@ pub(crate) struct NodeChange {
 }
 
 /// Change what a machine consists of
-#[utoipa::path(patch, path = "/api/v1/nodes/{id}", tag = "nodes", params(("id" = String, Path)), request_body = NodeChange,
+#[utoipa::path(patch, path = "/api/v1/nodes/{id}", tag = "nodes", params(("id" = String, Path), ("If-Match" = Option<String>, Header)), request_body = NodeChange,
     responses((status = 200, body = Node), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn change(
     State(app): State<Shared>,
     caller: Caller,
     Path(id): Path<String>,
+    headers: HeaderMap,
     Json(change): Json<NodeChange>,
-) -> Result<Json<Node>> {
+) -> Result<Response> {
     let node = node(&app, &caller, &id, Scope::Write).await?;
+    super::expect_unchanged(&headers, node.revision)?;
     let machine = nodes::changed(&node.machine, &change.machine)?;
     machine.validate()?;
     node.rebuild(&app.db, &machine).await?;
-    again(&app, &node).await
+    let node = Node::load(&app.db, &node.project, &node.id).await?;
+    Ok(with_etag(node))
 }
 
 /// End a node and remove its disk
-#[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "nodes", params(("id" = String, Path)),
+#[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "nodes", params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete(
     State(app): State<Shared>,
     caller: Caller,
     Path(id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<StatusCode> {
     let node = node(&app, &caller, &id, Scope::Write).await?;
+    super::expect_unchanged(&headers, node.revision)?;
     nodes::remove(&app, &node).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -188,6 +201,34 @@ pub(crate) async fn shutdown(
     let grace = Duration::from_secs(grace.unwrap_or(GRACE).min(LONGEST_GRACE));
     nodes::shutdown(&app, &node, grace).await?;
     Ok((StatusCode::ACCEPTED, again(&app, &node).await?))
+}
+
+/// Make an image of a node's disk
+///
+/// What the guest sees becomes an image of the kind `snapshot`, which needs no other. A node that runs is held while its
+/// overlay is copied; its disk is then what the guest would find after a power failure. The answer is an operation.
+#[utoipa::path(post, path = "/api/v1/nodes/{id}/publish", tag = "nodes", request_body = Publication,
+    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = Operation), (status = "4XX", body = ProblemBody), (status = "5XX", body = ProblemBody)))]
+pub(crate) async fn publish(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    wanted: Result<Json<Publication>, JsonRejection>,
+) -> Result<Response> {
+    let node = node(&app, &caller, &id, Scope::Write).await?;
+    let Json(wanted) = super::body(wanted)?;
+    let asked = format!("{} {wanted:?}", node.id);
+    let key = match super::Key::of(&app, &caller, &headers, "POST publish", &asked).await? {
+        Ok(key) => key,
+        Err(answered) => return Ok(answered),
+    };
+    let begun = nodes::publish(&app, &caller, node, wanted).await;
+    let operation = key.keep_problem(&app, begun).await?;
+    let location = format!("/api/v1/operations/{}", operation.id);
+    let answer = key.answer(&app, StatusCode::ACCEPTED, operation).await?;
+    Ok(([(header::LOCATION, location)], answer).into_response())
 }
 
 /// A snapshot to be taken.
@@ -291,7 +332,7 @@ pub(crate) async fn console_log(
     let node = node(&app, &caller, &id, Scope::Read).await?;
     let len = tail.unwrap_or(64 << 10).min(LONGEST_TAIL);
     let log = home(&app, &node).serial_log();
-    let bytes = nodes::tail(&log, len).await?;
+    let bytes = super::blocking(move || Ok(home::tail(&log, len))).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], bytes))
 }
 
@@ -319,16 +360,26 @@ pub(crate) struct Suggestion {
     machine: Machine,
 }
 
-/// Which machine an image speaks for
-#[utoipa::path(get, path = "/api/v1/images/{id}/machine", tag = "nodes", params(("id" = String, Path)),
+/// As which kind of guest.
+#[derive(Deserialize, IntoParams)]
+pub(crate) struct Guest {
+    /// Without it, the image's content tells.
+    #[param(inline)]
+    preset: Option<Preset>,
+}
+
+/// Which machine an image speaks for: by its content, or by the kind of guest that is named, and by its properties
+#[utoipa::path(get, path = "/api/v1/images/{id}/machine", tag = "nodes", params(("id" = String, Path), Guest),
     responses((status = 200, body = Suggestion), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn suggestion(
     State(app): State<Shared>,
     caller: Caller,
     Path(id): Path<String>,
+    guest: Result<Query<Guest>, QueryRejection>,
 ) -> Result<Json<Suggestion>> {
     caller.need(Scope::Read)?;
-    let (preset, machine) = nodes::suggest(&app, &caller.project, &id).await?;
+    let Query(guest) = guest.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let (preset, machine) = nodes::suggest(&app, &caller.project, &id, guest.preset).await?;
     Ok(Json(Suggestion { preset, machine }))
 }
 

@@ -1,8 +1,10 @@
 //! What several routes need: ETags, preferences, bodies that are understood, keys of requests that are sent twice.
 
 use axum::Json;
+use axum::extract::Request;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -34,6 +36,18 @@ pub(crate) fn expect_unchanged(headers: &HeaderMap, revision: i64) -> Result<()>
     }
     let detail = format!("it is {own} now, you have seen {}", seen.escape_debug());
     Err(Problem::new(PRECONDITION_FAILED, detail))
+}
+
+/// The layer of routes whose work must not stop halfway because whoever has asked for it goes away: a handler is dropped then,
+/// wherever it waits.
+pub(crate) async fn to_its_end(request: Request, next: Next) -> Response {
+    match tokio::spawn(next.run(request)).await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Problem::internal(error).into_response(),
+        },
+    }
 }
 
 /// Whether the caller will ask later ("Prefer Header for HTTP", RFC 7240).

@@ -7,7 +7,9 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::auth::{LocalCaller, Scope};
+use crate::auth::{Caller, LocalCaller, Scope};
+use crate::doctor::{self, Finding};
+use crate::fault;
 use crate::problem::{Problem, ProblemBody, Result, SHUTTING_DOWN};
 use crate::state::Shared;
 
@@ -157,6 +159,56 @@ pub(crate) async fn limits(State(app): State<Shared>) -> Json<Limits> {
         min_free: settings.min_free,
         upload_expiry: settings.upload_expiry,
     })
+}
+
+/// What of the limits is used.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Usage {
+    /// Bytes that the project's images take.
+    stored: i64,
+    /// Bytes that are set aside for those on their way.
+    reserved: i64,
+    images: i64,
+    /// Bytes that the store's disk has left, and has.
+    free: u64,
+    capacity: u64,
+}
+
+/// What the caller's project takes, and what is left
+#[utoipa::path(
+    get, path = "/api/v1/usage", tag = "system",
+    responses((status = 200, body = Usage), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody))
+)]
+pub(crate) async fn usage(State(app): State<Shared>, caller: Caller) -> Result<Json<Usage>> {
+    caller.need(Scope::Read)?;
+    let (stored, reserved, images) = sqlx::query_as(
+        "SELECT coalesce(sum(coalesce(stored_size, 0)), 0), coalesce(sum(reserved), 0), count(*) FROM images WHERE project = ?",
+    )
+    .bind(&caller.project)
+    .fetch_one(app.db.reader())
+    .await?;
+    let space = app.store.space();
+    let (free, capacity) = space.map_err(|error| fault::of_machine("looking", &error))?;
+    Ok(Json(Usage {
+        stored,
+        reserved,
+        images,
+        free,
+        capacity,
+    }))
+}
+
+/// What `doctor` finds, as the service runs.
+#[utoipa::path(
+    get, path = "/api/v1/doctor", tag = "system",
+    responses((status = 200, body = Vec<Finding>), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody))
+)]
+pub(crate) async fn doctor(
+    State(app): State<Shared>,
+    caller: Caller,
+) -> Result<Json<Vec<Finding>>> {
+    caller.need(Scope::Admin)?;
+    Ok(Json(doctor::examine(&app.settings).await))
 }
 
 /// This description

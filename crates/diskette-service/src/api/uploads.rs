@@ -83,7 +83,8 @@ pub(crate) async fn options(State(app): State<Shared>) -> Response {
 
 /// Begin an upload
 ///
-/// `Upload-Metadata` may have `filename`, `name`, `description`, `sha256`, `format`, `disk`, `compress`, `strict`, `overwrite`.
+/// `Upload-Metadata` may have `filename`, `name`, `description`, `tags` (by commas), `os`, `sha256`, `format`, `disk`, `compress`,
+/// `drop_snapshots`, `strict`, `overwrite`.
 #[utoipa::path(
     post, path = "/api/v1/uploads", tag = "uploads",
     params(("Tus-Resumable" = String, Header), ("Upload-Length" = Option<u64>, Header), ("Upload-Defer-Length" = Option<u8>, Header), ("Upload-Metadata" = Option<String>, Header)),
@@ -421,6 +422,7 @@ fn described(metadata: &str, size: Option<u64>) -> Result<NewImage> {
             format,
             disk,
             compress,
+            drop_snapshots,
             strict,
             overwrite,
             ..
@@ -429,10 +431,13 @@ fn described(metadata: &str, size: Option<u64>) -> Result<NewImage> {
             "filename" => new.file_name = Some(value),
             "name" => new.name = label(&value)?,
             "description" => new.description = Some(value),
+            "tags" => new.tags = tags(&value),
+            "os" => new.os = Some(value),
             "sha256" => *sha256 = Some(value),
             "format" => *format = Some(value),
             "disk" => *disk = Some(value),
             "compress" => *compress = on,
+            "drop_snapshots" => *drop_snapshots = on,
             "strict" => *strict = on,
             "overwrite" => *overwrite = on,
             _ => {}
@@ -443,6 +448,13 @@ fn described(metadata: &str, size: Option<u64>) -> Result<NewImage> {
         new.name = format!("{name}_{}", jiff::Timestamp::now().as_millisecond());
     }
     Ok(new)
+}
+
+fn tags(text: &str) -> Vec<String> {
+    let tags = text.split(',').map(str::trim);
+    tags.filter(|tag| !tag.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn expiry(app: &App) -> String {

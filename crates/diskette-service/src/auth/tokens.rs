@@ -39,6 +39,7 @@ pub(crate) struct NewToken {
 
 #[derive(FromRow)]
 struct Known {
+    name: String,
     project: String,
     scopes: String,
     digest: Vec<u8>,
@@ -92,8 +93,8 @@ pub(crate) async fn first_token(db: &Database) -> Result<Option<String>> {
     create(db, &new).await.map(|(_, token)| Some(token))
 }
 
-/// Who calls by this token.
-pub(super) async fn known(db: &Database, token: &str) -> Result<Caller> {
+/// Who calls by this token: after the token's id and name.
+pub(super) async fn named(db: &Database, token: &str) -> Result<(String, String, Caller)> {
     let unknown = || Problem::new(UNAUTHORIZED, "the token is not known, or no longer of use");
     let mut parts = token.split('_');
     let (Some(PREFIX), Some(id), Some(secret), None) =
@@ -102,7 +103,7 @@ pub(super) async fn known(db: &Database, token: &str) -> Result<Caller> {
         return Err(unknown());
     };
     let found: Option<Known> =
-        sqlx::query_as("SELECT project, scopes, digest, expires_at FROM tokens WHERE id = ?")
+        sqlx::query_as("SELECT name, project, scopes, digest, expires_at FROM tokens WHERE id = ?")
             .bind(id)
             .fetch_optional(db.reader())
             .await?;
@@ -110,10 +111,10 @@ pub(super) async fn known(db: &Database, token: &str) -> Result<Caller> {
     let right: bool = found.digest.ct_eq(&digest(secret)).into();
     let expired = found.expires_at.is_some_and(|end| end <= now());
     match found.scopes.parse() {
-        Ok(scope) if right && !expired => Ok(Caller {
-            project: found.project,
-            scope,
-        }),
+        Ok(scope) if right && !expired => {
+            let project = found.project;
+            Ok((id.to_owned(), found.name, Caller { project, scope }))
+        }
         _ => Err(unknown()),
     }
 }
@@ -144,11 +145,11 @@ fn moment(text: &str) -> Result<String> {
     Ok(crate::db::stamp(parsed))
 }
 
-fn digest(secret: &str) -> Vec<u8> {
+pub(super) fn digest(secret: &str) -> Vec<u8> {
     Sha256::digest(secret.as_bytes()).to_vec()
 }
 
-fn random_hex<const LEN: usize>() -> Result<String> {
+pub(super) fn random_hex<const LEN: usize>() -> Result<String> {
     let mut bytes = [0; LEN];
     getrandom::fill(&mut bytes).map_err(Problem::internal)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -19,6 +19,8 @@ pub(crate) struct New {
     pub(crate) tags: Vec<String>,
     pub(crate) properties: Value,
     pub(crate) os: Option<String>,
+    /// Whether it is what a node's disk was at a time.
+    pub(crate) is_snapshot: bool,
     pub(crate) wanted: Wanted,
     pub(crate) source: Value,
     pub(crate) source_name: Option<String>,
@@ -74,7 +76,7 @@ pub(crate) async fn create(app: &App, change: &mut Change, new: New) -> Result<R
         }
         .to_string(),
         os: new.os,
-        kind: "disk".to_owned(),
+        kind: if new.is_snapshot { "snapshot" } else { "disk" }.to_owned(),
         state: new.state.to_owned(),
         wanted: json!(new.wanted).to_string(),
         source: new.source.to_string(),

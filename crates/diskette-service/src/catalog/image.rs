@@ -121,7 +121,7 @@ impl Row {
             guest_total: 0,
         };
         if let Some(job) = app.job(&self.id) {
-            progress.bytes_received = number(job.spool.watermark());
+            progress.bytes_received = number(job.spool.received());
             progress.bytes_total = job.spool.total().map(number);
             progress.guest_done = job.done.load(Ordering::Relaxed);
             progress.guest_total = job.total.load(Ordering::Relaxed);

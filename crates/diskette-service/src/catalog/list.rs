@@ -59,6 +59,28 @@ pub(crate) async fn list(app: &App, caller: &Caller, filter: &Filter) -> Result<
     if !(1..=1000).contains(&limit) {
         return Err(Problem::bad_request("limit is 1 to 1000"));
     }
+    let (by, _) = order(filter)?;
+    let mut query = page(caller, filter, limit)?;
+    let mut found: Vec<Found> = query.build_query_as().fetch_all(app.db.reader()).await?;
+    let more = found.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    if more {
+        found.pop();
+    }
+    let next = found
+        .last()
+        .filter(|_| more)
+        .map(|last| cursor_of(by, &last.row));
+    let items = found
+        .into_iter()
+        .map(|found| found.row.into_image(app, found.uses));
+    Ok(Page {
+        items: items.collect(),
+        next,
+    })
+}
+
+/// One image more than the page has, by which it is known whether there are others.
+fn page(caller: &Caller, filter: &Filter, limit: i64) -> Result<QueryBuilder<Sqlite>> {
     let (by, down) = order(filter)?;
     let mut query = query(caller, filter)?;
     if let Some(cursor) = &filter.cursor {
@@ -79,22 +101,7 @@ pub(crate) async fn list(app: &App, caller: &Caller, filter: &Filter) -> Result<
         .push(", id")
         .push(way);
     query.push(" LIMIT ").push_bind(limit + 1);
-    let mut found: Vec<Found> = query.build_query_as().fetch_all(app.db.reader()).await?;
-    let more = found.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    if more {
-        found.pop();
-    }
-    let next = found
-        .last()
-        .filter(|_| more)
-        .map(|last| cursor_of(by, &last.row));
-    let items = found
-        .into_iter()
-        .map(|found| found.row.into_image(app, found.uses));
-    Ok(Page {
-        items: items.collect(),
-        next,
-    })
+    Ok(query)
 }
 
 fn query(caller: &Caller, filter: &Filter) -> Result<QueryBuilder<Sqlite>> {
@@ -173,4 +180,38 @@ fn cursor_parts(cursor: &str) -> Result<(String, String)> {
         .ok_or_else(wrong)?;
     let (id, value) = text.split_once('\n').ok_or_else(wrong)?;
     Ok((value.to_owned(), id.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Row as _};
+
+    use super::*;
+    use crate::db::Database;
+
+    #[tokio::test]
+    async fn a_page_is_read_in_its_order_and_nothing_is_sorted() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Database::open(&folder.path().join("records"))
+            .await
+            .unwrap();
+        let caller = Caller {
+            project: "default".to_owned(),
+            scope: Scope::Read,
+        };
+        for sort in ["created", "-created", "size", "-size"] {
+            let filter = Filter {
+                sort: Some(sort.to_owned()),
+                ..Filter::default()
+            };
+            let query = page(&caller, &filter, 100).unwrap();
+            let plan = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
+            let plan = sqlx::query(AssertSqlSafe(plan));
+            let steps = plan.fetch_all(db.reader()).await.unwrap();
+            for step in steps {
+                let detail: String = step.get("detail");
+                assert!(!detail.contains("TEMP B-TREE"), "{sort}: {detail}");
+            }
+        }
+    }
 }

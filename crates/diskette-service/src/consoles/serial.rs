@@ -13,6 +13,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{broadcast, mpsc};
 
+use crate::launch::home::tail;
+
 /// What late viewers see of the past.
 const REPLAYED: usize = 256 << 10;
 /// Parts that a slow viewer may lag behind.
@@ -51,7 +53,7 @@ impl Hub {
         let (reader, mut writer) = UnixStream::connect(socket).await?.into_split();
         let (input, mut typed) = mpsc::channel::<Bytes>(64);
         let past = Past {
-            bytes: tail(log),
+            bytes: tail(log, REPLAYED as u64).into(),
             now: Some(broadcast::channel(BEHIND).0),
         };
         let hub = Arc::new(Self {
@@ -139,20 +141,6 @@ async fn listen(mut reader: OwnedReadHalf, hub: std::sync::Weak<Hub>) {
     if let Some(hub) = hub.upgrade() {
         hub.close();
     }
-}
-
-/// The last of a log; nothing if there is none.
-fn tail(log: &Path) -> VecDeque<u8> {
-    use std::io::{Read, Seek, SeekFrom};
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = std::fs::File::open(log)?;
-        let len = file.metadata()?.len();
-        file.seek(SeekFrom::Start(len.saturating_sub(REPLAYED as u64)))?;
-        let mut bytes = Vec::new();
-        file.take(REPLAYED as u64).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    read().unwrap_or_default().into()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -13,7 +13,7 @@ use crate::settings::Settings;
 
 /// What asks.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     agent: Agent,
     /// Whether plain HTTP will do: a digest is known, or the network is trusted.
     plain: bool,
@@ -23,7 +23,8 @@ pub(super) struct Client {
 const MOST_STEPS: usize = 6;
 
 impl Client {
-    pub(super) fn new(settings: &Settings, has_digest: bool) -> Self {
+    pub(crate) fn new(settings: &Settings, has_digest: bool) -> Self {
+        let stall = Duration::from_secs(settings.stall_timeout);
         let config = Config::builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -33,8 +34,8 @@ impl Client {
             .accept_encoding("identity")
             .timeout_resolve(Some(Duration::from_secs(10)))
             .timeout_connect(Some(Duration::from_secs(20)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
-            .timeout_per_read(Some(Duration::from_secs(60)))
+            .timeout_recv_response(Some(stall.max(Duration::from_secs(1))))
+            .timeout_per_read(Some(stall.max(Duration::from_secs(1))))
             .build();
         let resolver = Guarded::new(settings);
         Self {
@@ -62,23 +63,11 @@ impl Client {
         }
     }
 
-    /// The answer to a request for the bytes from `from` on, if they are still those of `version`.
-    pub(super) fn get(
-        &self,
-        url: &str,
-        from: u64,
-        version: Option<&str>,
-    ) -> Result<Response<Body>> {
-        let mut uri = self.allowed(url)?;
+    /// Asks for bytes, or about them; follows where that leads.
+    pub(crate) fn ask(&self, ask: &Ask<'_>) -> Result<Response<Body>> {
+        let mut uri = self.allowed(ask.url)?;
         for _ in 0..MOST_STEPS {
-            let mut request = Request::get(uri.clone());
-            if from > 0 {
-                request = request.header(header::RANGE, format!("bytes={from}-"));
-                if let Some(version) = version {
-                    request = request.header(header::IF_RANGE, version);
-                }
-            }
-            let request = request.body(()).map_err(|error| failed(&uri, error))?;
+            let request = ask.request(&uri)?;
             let answer = self
                 .agent
                 .run(request)
@@ -91,7 +80,8 @@ impl Client {
                     uri = self.allowed(&joined(&uri, to))?;
                 }
                 200 | 206 => return Ok(answer),
-                416 if from > 0 => return Ok(answer),
+                304 if ask.unless.is_some() => return Ok(answer),
+                416 if ask.from > 0 => return Ok(answer),
                 status => {
                     let problem = failed(&uri, format!("it answers {status}"));
                     return Err(problem.with("answered", status));
@@ -108,6 +98,66 @@ impl Client {
             false => failed(uri, text),
         }
     }
+}
+
+/// What is asked of another server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(super) url: &'a str,
+    /// Whether it is asked about the bytes alone.
+    pub(super) head: bool,
+    /// The first byte, and the end of the last.
+    pub(super) from: u64,
+    pub(super) to: Option<u64>,
+    /// The ETag that the bytes are to have; if they have another, all of them come.
+    pub(super) version: Option<&'a str>,
+    /// The ETag that they are to have no longer.
+    pub(super) unless: Option<&'a str>,
+}
+
+impl<'a> Ask<'a> {
+    pub(super) const fn whole(url: &'a str) -> Self {
+        Self {
+            url,
+            head: false,
+            from: 0,
+            to: None,
+            version: None,
+            unless: None,
+        }
+    }
+
+    /// About the bytes, if they have not this ETag any more.
+    pub(crate) const fn about(url: &'a str, unless: Option<&'a str>) -> Self {
+        Self {
+            head: true,
+            unless,
+            ..Self::whole(url)
+        }
+    }
+
+    fn request(&self, uri: &Uri) -> Result<Request<()>> {
+        let method = if self.head { "HEAD" } else { "GET" };
+        let mut request = Request::builder().method(method).uri(uri.clone());
+        if self.from > 0 || self.to.is_some() {
+            let last = self.to.map(|to| to.saturating_sub(1).to_string());
+            let range = format!("bytes={}-{}", self.from, last.unwrap_or_default());
+            request = request.header(header::RANGE, range);
+            if let Some(version) = self.version {
+                request = request.header(header::IF_RANGE, version);
+            }
+        }
+        if let Some(known) = self.unless {
+            request = request.header(header::IF_NONE_MATCH, known);
+        }
+        request.body(()).map_err(|error| failed(uri, error))
+    }
+}
+
+/// The ETag of an answer, if it is a strong one: the same ETag, the same bytes.
+pub(crate) fn strong_etag(answer: &Response<Body>) -> Option<String> {
+    let tag = answer.headers().get(header::ETAG)?.to_str().ok()?;
+    (tag.len() > 2 && tag.starts_with('"')).then(|| tag.to_owned())
 }
 
 /// What the other server did wrong.

@@ -1,309 +1,366 @@
-//! An import: an image that is fetched, and converted while it comes.
+//! An import: an image that is fetched, and converted while it comes. Where an address does not deliver, or delivers other
+//! bytes than those that were promised, the next one is asked.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::json;
-use ureq::http::header;
-use utoipa::ToSchema;
+use serde_json::{Value, json};
 
-use super::checksum::digest_of;
-use super::client::{Client, failed, may_pass};
-use crate::catalog::{self, Row, name_of_file};
+use super::Import;
+use super::client::Client;
+use super::promise::promised;
+use super::transfer::{Stopped, Transfer};
+use crate::api::blocking;
+use crate::catalog::{self, Row};
 use crate::fault;
-use crate::ingest::{Files, Job, Wanted};
-use crate::problem::{
-    CHECKSUM_MISMATCH, DOWNLOAD_FAILED, MIRRORS_EXHAUSTED, Problem, Result, TOO_LARGE, URL_REFUSED,
-};
-use crate::settings::Settings;
-use crate::spool::Spool;
+use crate::ingest::{Files, Job, hex, sha512_of_file};
+use crate::problem::{CANCELLED, CHECKSUM_MISMATCH, EXPIRED, MIRRORS_EXHAUSTED, Problem, Result};
+use crate::spool::{self, Origin, Spool};
 use crate::state::Shared;
-use crate::{upload, work};
+use crate::work;
 
-/// An image to be fetched.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub(crate) struct Import {
+/// What has been fetched.
+#[derive(Debug)]
+pub(crate) struct Got {
+    /// What the bytes were held against.
+    pub(crate) digest: Option<String>,
+    /// Where they have come from.
     pub(crate) url: String,
-    /// Other addresses of the same bytes, asked when the first does not deliver. A digest is needed then.
-    pub(crate) mirrors: Vec<String>,
-    /// A checksum file of the publisher's.
-    pub(crate) checksum_url: Option<String>,
-    /// The file's name in it, where that is not the end of the address.
-    pub(crate) checksum_name: Option<String>,
-    /// A label; from the address, if it is not said.
-    pub(crate) name: Option<String>,
-    pub(crate) description: Option<String>,
-    pub(crate) tags: Vec<String>,
-    /// Most bytes to be fetched: below the setting `max_upload`.
-    pub(crate) max_bytes: Option<u64>,
-    #[serde(flatten)]
-    pub(crate) wanted: Wanted,
-}
-
-/// How often one server is asked.
-const TRIES: usize = 4;
-/// Most bytes of a checksum file.
-const LONGEST_CHECKSUMS: u64 = 4 << 20;
-
-impl Import {
-    fn has_digest(&self) -> bool {
-        self.wanted.sha256.is_some() || self.wanted.sha512.is_some() || self.checksum_url.is_some()
-    }
-
-    /// The last part of the address.
-    pub(crate) fn file_name(&self) -> String {
-        let path = self.url.split(['?', '#']).next().unwrap_or_default();
-        path.rsplit('/').next().unwrap_or_default().to_owned()
-    }
-
-    pub(crate) fn label(&self) -> String {
-        self.name
-            .clone()
-            .unwrap_or_else(|| name_of_file(&self.file_name()))
-    }
-}
-
-/// What can be judged before anything is asked.
-pub(crate) fn check(settings: &Settings, import: &Import) -> Result<()> {
-    let client = Client::new(settings, import.has_digest());
-    client.allowed(&import.url)?;
-    for mirror in &import.mirrors {
-        client.allowed(mirror)?;
-    }
-    if !import.mirrors.is_empty() && !import.has_digest() {
-        return Err(Problem::new(URL_REFUSED, "mirrors need a digest"));
-    }
-    if let Some(url) = &import.checksum_url {
-        Client::new(settings, false).allowed(url)?;
-    }
-    Ok(())
+    pub(crate) etag: Option<String>,
 }
 
 /// Begins to fetch what a row says.
-pub(crate) fn begin(app: &Shared, row: &Row, import: Import, spool: Arc<Spool>) {
-    let job = Arc::new(Job::new(
-        row,
-        import.wanted.clone(),
-        spool,
-        Arc::new(Files::default()),
-    ));
-    job.files.close();
-    let _outcome = work::start(app, Arc::clone(&job));
-    let app = Arc::clone(app);
-    let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
-        let fetch = Fetch {
-            app: &app,
-            job: &job,
-            import: &import,
-            runtime,
-        };
-        if let Err(problem) = fetch.run() {
-            job.give_up(problem);
-        }
+pub(crate) fn begin(app: &Shared, row: &Row, import: Import, spool: Option<Arc<Spool>>) {
+    let (app, row) = (Arc::clone(app), row.clone());
+    tokio::spawn(async move {
+        // How it ends stands in the records.
+        let _ = fetched(&app, &row, &import, spool).await;
     });
 }
 
 /// Goes on with what another run of the service has begun.
 pub(crate) fn resume(app: &Shared, row: &Row) -> Result<()> {
-    let import: Import = serde_json::from_str(&row.source).map_err(Problem::internal)?;
-    let path = app.store.spool_of(&row.id);
-    let machine = |error| fault::of_machine("receiving", &error);
-    let spool = match Spool::resume(&path) {
-        // Without a digest nobody knows whether the rest belongs to what is there.
-        Ok(spool) if import.has_digest() || spool.is_whole() => spool,
-        _ => {
-            crate::spool::remove(&path).map_err(machine)?;
-            Spool::create(&path, None).map_err(machine)?
-        }
-    };
+    let (import, spool) = resumed_spool(app, row)?;
     begin(app, row, import, spool);
     Ok(())
 }
 
-struct Fetch<'a> {
-    app: &'a Shared,
-    job: &'a Arc<Job>,
-    import: &'a Import,
+/// What a row asks for, and what of it has come.
+pub(crate) fn resumed_spool(app: &Shared, row: &Row) -> Result<(Import, Option<Arc<Spool>>)> {
+    let import: Import = serde_json::from_str(&row.source).map_err(Problem::internal)?;
+    let path = app.store.spool_of(&row.id);
+    match Spool::resume(&path) {
+        // Without a digest or an ETag nobody knows whether the rest belongs to what is there.
+        Ok(spool) if import.has_digest() || spool.is_whole() || spool.origin().is_some() => {
+            Ok((import, Some(spool)))
+        }
+        _ => {
+            let gone = spool::remove(&path);
+            gone.map_err(|error| fault::of_machine("receiving", &error))?;
+            Ok((import, None))
+        }
+    }
+}
+
+/// Fetches what a row says; done when the image is ready, or cannot be had. Either is recorded then.
+pub(crate) async fn fetched(
+    app: &Shared,
+    row: &Row,
+    import: &Import,
+    spool: Option<Arc<Spool>>,
+) -> Result<Got> {
+    let outcome = rounds(app, row, import, spool).await;
+    if let Err(problem) = &outcome
+        && !*app.ending.borrow()
+    {
+        app.metrics.failed.fetch_add(1, Ordering::Relaxed);
+        let (code, detail) = (problem.code.name, &problem.detail);
+        tracing::warn!(image = row.id, name = row.name, code, detail, "failed");
+        let state = match problem.code == EXPIRED {
+            true => "expired",
+            false => "failed",
+        };
+        catalog::failed(&app.db, &row.id, state, problem).await?;
+        let gone = spool::remove(&app.store.spool_of(&row.id));
+        gone.map_err(|error| fault::of_machine("receiving", &error))?;
+    }
+    outcome
+}
+
+/// How often is begun anew because the bytes have changed meanwhile.
+const MOST_CHANGES: usize = 3;
+
+/// Which addresses are left, and what the others have said.
+struct Way {
+    left: Vec<String>,
+    failures: Vec<(String, Problem)>,
+    /// Whether one address goes on where another broke off: not, once that gave wrong bytes.
+    mixing: bool,
+    changes: usize,
+}
+
+/// How a round ended that has not brought the image. Complete by nature.
+enum Ended {
+    /// There is more to be tried, from the beginning.
+    Again,
+    Final(Problem),
+}
+
+impl From<Problem> for Ended {
+    fn from(problem: Problem) -> Self {
+        Self::Final(problem)
+    }
+}
+
+async fn rounds(
+    app: &Shared,
+    row: &Row,
+    import: &Import,
+    mut spool: Option<Arc<Spool>>,
+) -> Result<Got> {
+    let digests = digests(app, import).await?;
+    let mut way = Way {
+        left: import.addresses().cloned().collect(),
+        failures: Vec::new(),
+        mixing: !digests.is_empty(),
+        changes: 0,
+    };
+    loop {
+        expect_there(app, row).await?;
+        let spool = match spool.take() {
+            Some(spool) => spool,
+            None => Spool::create(&app.store.spool_of(&row.id), None)
+                .map_err(|error| fault::of_machine("receiving", &error))?,
+        };
+        let files = Arc::new(Files::default());
+        files.close();
+        let job = Job::new(row, import.wanted.clone(), spool, files);
+        let job = Arc::new(job.fetched(&way.failures));
+        let making = work::start(app, Arc::clone(&job));
+        let round = Round {
+            app: Arc::clone(app),
+            job: Arc::clone(&job),
+            import: import.clone(),
+            digests: digests.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let (fed, left) = blocking(move || {
+            let fed = round.run(&mut way);
+            if fed.is_err() {
+                round.job.cancel();
+            }
+            Ok((fed, way))
+        })
+        .await?;
+        way = left;
+        let made = work::outcome(making).await;
+        match (fed, made) {
+            (Ok(got), Ok(())) => return Ok(got),
+            // The bytes are right; the image is not.
+            (Ok(_), Err(problem)) => return Err(job.problem().unwrap_or(problem)),
+            (Err(Ended::Again), _) if job.problem().is_none() => {
+                catalog::set_state(&app.db, &row.id, "fetching").await?;
+            }
+            (Err(Ended::Again), _) => return Err(given_up(&job)),
+            (Err(Ended::Final(problem)), _) => return Err(job.problem().unwrap_or(problem)),
+        }
+    }
+}
+
+fn given_up(job: &Job) -> Problem {
+    let problem = job.problem();
+    problem.unwrap_or_else(|| Problem::new(CANCELLED, "it was given up"))
+}
+
+/// All that the bytes are held against.
+async fn digests(app: &Shared, import: &Import) -> Result<Vec<String>> {
+    let (shared, wanted) = (Arc::clone(app), import.clone());
+    let sums = blocking(move || promised(&shared.settings, &wanted)).await?;
+    let own = [&import.wanted.sha256, &import.wanted.sha512];
+    let own = own.into_iter().flatten().cloned();
+    Ok(own.chain(sums.map(|sums| sums.digest)).collect())
+}
+
+/// That nobody has deleted it meanwhile.
+async fn expect_there(app: &Shared, row: &Row) -> Result<()> {
+    let found: i64 = sqlx::query_scalar("SELECT count(*) FROM images WHERE id = ?")
+        .bind(&row.id)
+        .fetch_one(app.db.reader())
+        .await?;
+    match found {
+        0 => Err(Problem::new(CANCELLED, "the image was deleted meanwhile")),
+        _ => Ok(()),
+    }
+}
+
+struct Round {
+    app: Shared,
+    job: Arc<Job>,
+    import: Import,
+    digests: Vec<String>,
     runtime: tokio::runtime::Handle,
 }
 
-impl Fetch<'_> {
-    fn run(&self) -> Result<()> {
-        let settings = &self.app.settings;
-        self.promise(settings)?;
-        if self.job.spool.is_whole() {
-            return Ok(());
-        }
-        let client = Client::new(settings, self.import.has_digest());
-        let mut failures = Vec::new();
-        for url in std::iter::once(&self.import.url).chain(&self.import.mirrors) {
-            match self.fetch(&client, url) {
-                Ok(()) => {
-                    let finished = self.job.spool.finish();
-                    return finished
-                        .map(|_| ())
-                        .map_err(|error| fault::of_machine("receiving", &error));
-                }
-                Err(problem) if problem.code == DOWNLOAD_FAILED => failures.push(problem),
-                Err(problem) => return Err(problem),
-            }
-        }
-        match failures.len() {
-            0 | 1 => Err(failures
-                .pop()
-                .unwrap_or_else(|| failed(&self.import.url, "nothing came"))),
-            _ => {
-                let details: Vec<_> = failures.into_iter().map(|failure| failure.detail).collect();
-                Err(Problem::new(MIRRORS_EXHAUSTED, details.join("; ")))
-            }
-        }
-    }
-
-    /// What the publisher's checksum file says.
-    fn promise(&self, settings: &Settings) -> Result<()> {
-        let Some(url) = &self.import.checksum_url else {
-            return Ok(());
-        };
-        let client = Client::new(settings, false);
-        let mut answer = client.get(url, 0, None)?;
-        let body = answer.body_mut().with_config().limit(LONGEST_CHECKSUMS);
-        let text = body.read_to_string().map_err(|error| failed(url, error))?;
-        let own = self.import.file_name();
-        let name = self.import.checksum_name.as_deref().unwrap_or(&own);
-        let Some(digest) = digest_of(&text, name) else {
-            let detail = format!("{url} has no digest of \"{}\"", name.escape_debug());
-            return Err(Problem::new(CHECKSUM_MISMATCH, detail));
-        };
-        self.job.promise(Some(digest));
-        Ok(())
-    }
-
-    fn fetch(&self, client: &Client, url: &str) -> Result<()> {
-        let mut version: Option<String> = None;
-        let mut outcome = Ok(());
-        for attempt in 0..TRIES {
-            if attempt > 0 {
-                thread::sleep(Duration::from_millis(200 << (2 * attempt)));
-            }
-            outcome = self.attempt(client, url, &mut version);
-            match &outcome {
-                Err(problem) if may_pass(problem) && !self.job.is_cancelled() => {
-                    tracing::info!(url, detail = problem.detail, "fetching is tried again");
-                }
-                _ => break,
-            }
-        }
-        outcome
-    }
-
-    fn attempt(&self, client: &Client, url: &str, version: &mut Option<String>) -> Result<()> {
+impl Round {
+    fn run(&self, way: &mut Way) -> Result<Got, Ended> {
         let spool = &self.job.spool;
-        let from = spool.watermark();
-        let mut answer = client.get(url, from, version.as_deref())?;
-        let headers = answer.headers();
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        *version = text(header::ETAG)
-            .filter(|tag| !tag.starts_with("W/"))
-            .map(str::to_owned);
-        let len: Option<u64> = text(header::CONTENT_LENGTH).and_then(|len| len.parse().ok());
-        let (skip, total) = match answer.status().as_u16() {
-            416 => (0, spool.total()),
-            206 => {
-                let range = text(header::CONTENT_RANGE).unwrap_or_default();
-                let starts = range
-                    .strip_prefix("bytes ")
-                    .and_then(|range| range.split('-').next()?.parse().ok());
-                if starts != Some(from) {
-                    return Err(failed(
-                        url,
-                        format!("it answers another range: {}", range.escape_debug()),
-                    ));
-                }
-                (
-                    0,
-                    range
-                        .rsplit('/')
-                        .next()
-                        .and_then(|total| total.parse().ok()),
-                )
-            }
-            // From the beginning again: what has come is passed over.
-            _ => (from, len),
+        // Who has given what is there already is not known, but for the last.
+        let mut givers: Vec<String> = match (spool.received(), spool.origin()) {
+            (0, _) => Vec::new(),
+            (_, Some(origin)) => vec![origin.url],
+            _ => vec![String::new()],
         };
-        if let Some(total) = total {
-            self.allowed(total)?;
-            match spool.total() {
-                Some(known) if known != total => {
-                    return Err(failed(url, "the file has another size now"));
-                }
-                Some(_) => {}
-                None => spool
-                    .set_total(total)
-                    .map_err(|error| fault::of_machine("receiving", &error))?,
+        if !spool.is_whole() {
+            self.receive(way, &mut givers)?;
+        }
+        let wrong = self.wrong_digest()?;
+        let Some(problem) = wrong else {
+            let finished = spool.finish();
+            finished.map_err(|error| fault::of_machine("receiving", &error))?;
+            let origin = spool.origin();
+            return Ok(self.got(origin, givers));
+        };
+        match &givers[..] {
+            [giver] if !giver.is_empty() => self.gave_up(way, &giver.clone(), problem),
+            _ if way.mixing => {
+                // Each alone, from now on: a round has one giver then.
+                way.mixing = false;
+                self.tell(&givers.join(", "), &problem);
+                Err(Ended::Again)
             }
+            _ => Err(Ended::Final(problem)),
         }
-        if answer.status() == 416 {
-            return self.all_there(url);
-        }
-        let reader = answer.body_mut().with_config().limit(u64::MAX).reader();
-        self.take(url, reader, skip)?;
-        self.all_there(url)
     }
 
-    fn take(&self, url: &str, mut from: impl Read, mut skip: u64) -> Result<()> {
-        let spool = &self.job.spool;
-        let mut piece = vec![0; 256 << 10];
-        let mut room = 0;
+    fn got(&self, origin: Option<Origin>, givers: Vec<String>) -> Got {
+        Got {
+            digest: self.digests.first().cloned(),
+            url: givers.last().cloned().unwrap_or_default(),
+            etag: origin.map(|origin| origin.etag),
+        }
+    }
+
+    /// From the addresses that are left, until all bytes are there.
+    fn receive(&self, way: &mut Way, givers: &mut Vec<String>) -> Result<(), Ended> {
+        let client = Client::new(&self.app.settings, self.import.has_digest());
         loop {
-            let came = from.read(&mut piece).map_err(|error| failed(url, error))?;
-            if came == 0 {
-                return Ok(());
+            let Some(url) = way.left.first().cloned() else {
+                return Err(Ended::Final(exhausted(way)));
+            };
+            let transfer = Transfer {
+                app: &self.app,
+                job: &self.job,
+                import: &self.import,
+                client: &client,
+                url: &url,
+                runtime: &self.runtime,
+            };
+            let before = self.job.spool.received();
+            let stopped = transfer.run();
+            let gave = stopped.is_ok() || self.job.spool.received() > before;
+            if gave && !givers.contains(&url) {
+                givers.push(url.clone());
             }
-            let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(came);
-            skip -= passed as u64;
-            let end = spool.watermark().saturating_add((came - passed) as u64);
-            self.allowed(end)?;
-            if end > room {
-                room = match spool.total() {
-                    Some(total) => total,
-                    None => catalog::expected_after(end),
+            match stopped {
+                Ok(()) => return Ok(()),
+                Err(Stopped::Everywhere(problem)) => return Err(Ended::Final(problem)),
+                Err(Stopped::Changed(problem)) if way.changes < MOST_CHANGES => {
+                    way.changes += 1;
+                    self.tell(&url, &problem);
+                    return Err(Ended::Again);
+                }
+                Err(Stopped::Here(problem) | Stopped::Changed(problem)) => {
+                    let ended = self.gave_up(way, &url, problem);
+                    if !way.mixing && self.job.spool.received() > 0 || way.left.is_empty() {
+                        return ended.map(|_| ());
+                    }
+                }
+            }
+        }
+    }
+
+    /// An address is of no use any more.
+    fn gave_up(&self, way: &mut Way, url: &str, problem: Problem) -> Result<Got, Ended> {
+        self.tell(url, &problem);
+        way.left.retain(|left| left != url);
+        way.failures.push((url.to_owned(), problem));
+        match way.left.is_empty() {
+            true => Err(Ended::Final(exhausted(way))),
+            false => Err(Ended::Again),
+        }
+    }
+
+    /// What an address has said is seen while the next is asked.
+    fn tell(&self, url: &str, problem: &Problem) {
+        let (code, detail) = (problem.code.name, &problem.detail);
+        tracing::warn!(
+            image = self.job.image,
+            url,
+            code,
+            detail,
+            "an address does not deliver"
+        );
+        self.job.failed_at(url, problem);
+        let told = json!({"url": url, "problem": problem.as_record()});
+        let done = self.runtime.block_on(async {
+            let mut change = self.app.db.change().await?;
+            let (project, image) = (&self.job.project, &self.job.image);
+            change
+                .tell(project, "image", image, "mirror_failed", &told)
+                .await?;
+            change.commit().await
+        });
+        if let Err(error) = done {
+            tracing::error!(%error, "an event is not recorded");
+        }
+    }
+
+    /// What is wrong with the bytes, if they are not those that were promised.
+    fn wrong_digest(&self) -> Result<Option<Problem>> {
+        let spool = &self.job.spool;
+        for promised in &self.digests {
+            let found = match promised.len() {
+                128 => sha512_of_file(spool.path())
+                    .map_err(|error| fault::of_machine("hashing", &error))?,
+                _ => hex(&spool.sha256()),
+            };
+            if !promised.eq_ignore_ascii_case(&found) {
+                let kind = if promised.len() == 128 {
+                    "SHA-512"
+                } else {
+                    "SHA-256"
                 };
-                let reserved = catalog::receiving(self.app, &self.job.image, end, room);
-                self.runtime.block_on(reserved)?;
+                let detail = format!("the {kind} is {found}, promised was {promised}");
+                return Ok(Some(Problem::new(CHECKSUM_MISMATCH, detail)));
             }
-            let taken = spool.append(&piece[passed..came]);
-            taken.map_err(|error| fault::of_machine("receiving", &error))?;
-            self.app
-                .metrics
-                .received
-                .fetch_add(came as u64, Ordering::Relaxed);
         }
+        Ok(None)
     }
+}
 
-    fn all_there(&self, url: &str) -> Result<()> {
-        let there = self.job.spool.watermark();
-        match self.job.spool.total() {
-            Some(total) if there < total => {
-                Err(failed(url, format!("{there} of {total} bytes came")))
-            }
-            _ => Ok(()),
+/// What all addresses have said.
+fn exhausted(way: &mut Way) -> Problem {
+    let mut failures = std::mem::take(&mut way.failures);
+    match failures.len() {
+        0 | 1 => failures.pop().map_or_else(
+            || Problem::new(MIRRORS_EXHAUSTED, "no address is left"),
+            |(_, problem)| problem,
+        ),
+        _ => {
+            let details =
+                failures
+                    .iter()
+                    .map(|(url, problem)| match problem.detail.contains(url) {
+                        true => problem.detail.clone(),
+                        false => format!("{url}: {}", problem.detail),
+                    });
+            let told: Vec<Value> = failures.iter().map(failure_as_json).collect();
+            let details: Vec<_> = details.collect();
+            Problem::new(MIRRORS_EXHAUSTED, details.join("; ")).with("failures", told)
         }
     }
+}
 
-    fn allowed(&self, bytes: u64) -> Result<()> {
-        upload::allowed(self.app, bytes)?;
-        match self.import.max_bytes {
-            Some(limit) if bytes > limit => {
-                let detail = format!("it has {bytes} bytes, or more; `max_bytes` allows {limit}");
-                Err(Problem::new(TOO_LARGE, detail).with("limit", json!(limit)))
-            }
-            _ => Ok(()),
-        }
-    }
+fn failure_as_json((url, problem): &(String, Problem)) -> Value {
+    json!({"url": url, "code": problem.code.name, "detail": problem.detail})
 }

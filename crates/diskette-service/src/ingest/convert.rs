@@ -30,10 +30,12 @@ pub(super) fn into_qcow2(
         .store
         .staging()
         .join(format!("{}.qcow2", bench.job.image));
+    let mut passed_once = false;
     let seen = match one_pass(source, format, options)? {
         Some(disk) => {
+            passed_once = true;
             let size = disk.size();
-            judge::readable(bench, &ImageInfo::new(format, size))?;
+            judge::readable(bench.settings, &ImageInfo::new(format, size))?;
             write(bench, size, |conversion| {
                 conversion.write_one_pass(disk, &staged)
             })?
@@ -48,7 +50,13 @@ pub(super) fn into_qcow2(
     };
     wait_for_all(bench, source)?;
     // A stream that was read once is looked at as a whole, too: all that leads out of it is refused.
-    let opened = judge::opened(bench, &source.storage, options);
+    let opened = judge::opened(bench, &source.storage, options).and_then(|opened| {
+        // The markers of a stream have been followed. An image that was not closed well has tables that are behind.
+        if !passed_once && !opened.info.dirty {
+            judge::consistent(format, &source.storage, options)?;
+        }
+        Ok(opened)
+    });
     let made = opened.and_then(|opened| verified(bench, format, &opened.info, &seen, &staged));
     made.inspect_err(|_| {
         // The problem is what counts.
@@ -92,7 +100,8 @@ fn write(
     conversion.engine.control = control(bench, &progress);
     conversion.engine.witness = Some(&witness);
     run(&conversion).map_err(|error| fault::of_image(&error))?;
-    Ok(witness.finish(size))
+    let seen = witness.finish(size, &conversion.engine.control);
+    seen.map_err(|error| fault::of_image(&error))
 }
 
 /// That the result is whole, consistent, stands alone, and holds what the source does.

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use diskette::core::{Reference, Resolver, Result, Role, Storage, StorageMut};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::catalog::Row;
@@ -25,6 +27,8 @@ pub(crate) struct Wanted {
     pub(crate) disk: Option<String>,
     /// Whether the stored image is compressed.
     pub(crate) compress: bool,
+    /// Whether internal snapshots of a QCOW2 image are left out. They are kept otherwise, where the image is stored as it came.
+    pub(crate) drop_snapshots: bool,
     /// Whether a name that lies about the content is an error.
     pub(crate) strict: bool,
     /// Whether a name that is taken is to stand for this image from now on.
@@ -53,6 +57,12 @@ pub(crate) struct Job {
     /// Bytes of the disk that have been converted, and that there are.
     pub(crate) done: AtomicU64,
     pub(crate) total: AtomicU64,
+    /// When it began, and with how many bytes.
+    begun: (Instant, u64),
+    /// Whether it is fetched: whoever fetches it records how it ends, for another address may be asked.
+    pub(crate) is_fetched: bool,
+    /// What addresses have said that did not deliver.
+    failures: Mutex<Vec<Value>>,
 }
 
 impl Job {
@@ -64,6 +74,9 @@ impl Job {
             wanted,
             promised: Mutex::default(),
             problem: Mutex::default(),
+            begun: (Instant::now(), spool.received()),
+            is_fetched: false,
+            failures: Mutex::default(),
             spool,
             files,
             writer: Arc::default(),
@@ -71,6 +84,34 @@ impl Job {
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
         }
+    }
+
+    /// The same, of which others see to the bytes; and what addresses have said before.
+    pub(crate) fn fetched(mut self, failures: &[(String, Problem)]) -> Self {
+        self.is_fetched = true;
+        for (url, problem) in failures {
+            self.failed_at(url, problem);
+        }
+        self
+    }
+
+    /// An address does not deliver.
+    pub(crate) fn failed_at(&self, url: &str, problem: &Problem) {
+        let told = json!({"url": url, "code": problem.code.name, "detail": problem.detail});
+        lock(&self.failures).push(told);
+    }
+
+    /// What addresses have said that did not deliver.
+    pub(crate) fn failures(&self) -> Vec<Value> {
+        lock(&self.failures).clone()
+    }
+
+    /// Bytes that come in a second, on average.
+    pub(crate) fn rate(&self) -> u64 {
+        let (since, before) = self.begun;
+        let came = self.spool.received().saturating_sub(before);
+        let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        came.saturating_mul(1000) / millis.max(1)
     }
 
     /// The SHA-256 or SHA-512 that was told later.

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use diskette::core::{ImageInfo, OpenOptions, Opened, Storage};
+use diskette::core::{CheckReport, ImageInfo, OpenOptions, Opened, Storage, StorageExt};
 
 use super::Bench;
+use super::result::check_as_json;
 use crate::fault;
 use crate::problem::{
-    BACKING_FILE_REFUSED, ENCRYPTED, PARENT_REFUSED, Problem, Result, VIRTUAL_SIZE_TOO_LARGE,
+    BACKING_FILE_REFUSED, CORRUPT, ENCRYPTED, PARENT_REFUSED, Problem, Result, TRUNCATED,
+    VIRTUAL_SIZE_TOO_LARGE,
 };
+use crate::settings::Settings;
 
 /// The image, opened, if it stands alone and can be read by whoever has it.
 pub(super) fn opened(
@@ -25,13 +28,13 @@ pub(super) fn opened(
     looking.metadata_only = true;
     let looked = open(&looking)?;
     stands_alone(&looked)?;
-    readable(bench, &looked.info)?;
+    readable(bench.settings, &looked.info)?;
     drop(looked);
     open(options)
 }
 
 /// That it lies over no other image.
-pub(super) fn stands_alone(opened: &Opened) -> Result<()> {
+pub(crate) fn stands_alone(opened: &Opened) -> Result<()> {
     let Some(backing) = &opened.backing else {
         return Ok(());
     };
@@ -44,14 +47,14 @@ pub(super) fn stands_alone(opened: &Opened) -> Result<()> {
 }
 
 /// That it is not encrypted, and not too large.
-pub(super) fn readable(bench: &Bench<'_>, info: &ImageInfo) -> Result<()> {
+pub(crate) fn readable(settings: &Settings, info: &ImageInfo) -> Result<()> {
     if info.encrypted {
         return Err(Problem::new(
             ENCRYPTED,
             format!("it is {} with encryption", info.format),
         ));
     }
-    let limit = bench.settings.max_virtual_size;
+    let limit = settings.max_virtual_size;
     if info.size > limit {
         let detail = format!(
             "its disk has {} bytes; the setting `max_virtual_size` allows {limit}",
@@ -63,6 +66,37 @@ pub(super) fn readable(bench: &Bench<'_>, info: &ImageInfo) -> Result<()> {
             .with("setting", "max_virtual_size"));
     }
     Ok(())
+}
+
+/// That its tables are sound: nothing is stored twice in one place, nothing leads into a circle or out of the file. Gives
+/// what the check found, where the format has tables.
+pub(super) fn consistent(
+    format: &str,
+    storage: &Arc<dyn Storage>,
+    options: &OpenOptions,
+) -> Result<Option<CheckReport>> {
+    let image = |error| fault::of_image(&error);
+    let format = diskette::registry().get(format).map_err(image)?;
+    let Some(checkable) = format.checkable() else {
+        return Ok(None);
+    };
+    let check = checkable.check(Arc::clone(storage), &options.context());
+    let check = check.map_err(image)?;
+    if check.corruptions == 0 && check.check_errors == 0 {
+        return Ok(Some(check));
+    }
+    let size = storage.total_size().map_err(image)?;
+    let code = match check.image_end_offset {
+        Some(end) if end > size => TRUNCATED,
+        _ => CORRUPT,
+    };
+    let first = check.findings.first();
+    let first = first.map_or("", |finding| finding.text.as_str());
+    let detail = format!(
+        "the check found {} corruptions, the first: {first}",
+        check.corruptions
+    );
+    Err(Problem::new(code, detail).with("check", check_as_json(&check)))
 }
 
 /// What is worth a flag.

@@ -13,7 +13,7 @@ use super::result::{check_as_json, contents_as_json, hex, info_as_json};
 use super::source::Source;
 use super::{Bench, MOST_HASHED, Made, control, judge, not_empty, wait_for_all};
 use crate::fault;
-use crate::problem::{CORRUPT, Problem, Result};
+use crate::problem::Result;
 
 /// An ISO 9660 volume.
 pub(super) fn iso(bench: &Bench<'_>, source: &Source) -> Result<Made> {
@@ -61,7 +61,9 @@ pub(super) fn qcow2(
     not_empty(source)?;
     let opened = judge::opened(bench, &source.storage, options)?;
     let info = opened.info.clone();
-    if bench.job.wanted.compress || info.dirty {
+    let wanted = &bench.job.wanted;
+    let drops = wanted.drop_snapshots && !info.snapshots.is_empty();
+    if wanted.compress || drops || info.dirty {
         return Ok(None);
     }
     let disk = Chain::new(opened);
@@ -77,25 +79,7 @@ pub(super) fn qcow2(
     };
     wait_for_all(bench, source)?;
     (bench.enters)("verifying");
-    let format = diskette::registry().get("qcow2").map_err(image)?;
-    let Some(checkable) = format.checkable() else {
-        return Err(Problem::internal("qcow2 cannot be checked"));
-    };
-    let storage = std::sync::Arc::clone(&source.storage);
-    let check = checkable
-        .check(storage, &options.context())
-        .map_err(image)?;
-    if check.corruptions > 0 || check.check_errors > 0 {
-        let first = check
-            .findings
-            .first()
-            .map_or("", |finding| finding.text.as_str());
-        let detail = format!(
-            "the check found {} corruptions, the first: {first}",
-            check.corruptions
-        );
-        return Err(Problem::new(CORRUPT, detail).with("check", check_as_json(&check)));
-    }
+    let check = judge::consistent("qcow2", &source.storage, options)?.unwrap_or_default();
     if check.leaks > 0 {
         return Ok(None);
     }
@@ -166,7 +150,7 @@ fn staged(bench: &Bench<'_>, source: &Source) -> Result<(PathBuf, String)> {
 
 fn copy(source: &Source, to: &std::path::Path) -> diskette::core::Result<()> {
     const PIECE: u64 = 1 << 20;
-    let file = diskette::storage::NewFile::create(to)?;
+    let file = diskette::storage::NewFile::create(to)?.sent_on();
     let target = file.storage();
     let size = source.storage.total_size()?;
     let mut at = 0;

@@ -137,7 +137,7 @@ pub(super) fn is_descriptor(head: &[u8]) -> bool {
 }
 
 /// The formats that a file's suffix says it has; nothing, where it says nothing.
-pub(super) fn said_by(name: &str) -> Option<&'static [&'static str]> {
+pub(crate) fn said_by(name: &str) -> Option<&'static [&'static str]> {
     let name = name.to_ascii_lowercase();
     let packed = [".gz", ".xz", ".zst", ".bz2"];
     let name = packed

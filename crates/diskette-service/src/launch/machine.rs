@@ -1,7 +1,6 @@
 //! One machine of QEMU's: started, found again, ended.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::arguments::{CommandLine, Launch, monitor_argument};
-use super::home::Home;
+use super::home::{Home, tail};
 use super::jail::Jail;
 use super::process::Process;
 use super::qmp::Monitor;
@@ -254,17 +253,8 @@ fn write_command(home: &Home, qemu: &str, command: &CommandLine) -> Result<()> {
 /// The last that QEMU said.
 #[must_use]
 pub fn last_words(path: &Path) -> String {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let len = file.metadata()?.len();
-        file.seek(SeekFrom::Start(len.saturating_sub(LAST_WORDS)))?;
-        let mut bytes = Vec::new();
-        file.take(LAST_WORDS).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    String::from_utf8_lossy(&read().unwrap_or_default())
-        .trim()
-        .to_owned()
+    let said = tail(path, LAST_WORDS);
+    String::from_utf8_lossy(&said).trim().to_owned()
 }
 
 /// Somebody must take note of a child's end, or the kernel keeps its number.

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{LaunchError, Result};
 
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:tt),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         pub enum $name {
@@ -305,6 +305,8 @@ pub struct Facts<'a> {
     pub has_boot_code: bool,
     /// Whether it has a file system of Windows' (NTFS).
     pub has_ntfs: bool,
+    /// Whether it is known to take a seed of cloud-init's.
+    pub takes_seed: bool,
     /// Its name, for what content does not tell.
     pub name: &'a str,
 }
@@ -353,6 +355,9 @@ fn guess_preset(facts: &Facts<'_>) -> Preset {
     let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
     if facts.is_iso {
         return Preset::Installer;
+    }
+    if facts.takes_seed {
+        return Preset::Cloud;
     }
     if facts.has_ntfs || name.contains("windows") {
         return Preset::Windows;

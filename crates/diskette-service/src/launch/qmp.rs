@@ -124,6 +124,7 @@ impl Monitor {
         patience: Duration,
     ) -> Result<()> {
         let mut events = self.events();
+        self.settle_job(id, patience).await?;
         arguments["job-id"] = id.into();
         self.execute(command, arguments).await?;
         let concluded = async {
@@ -166,6 +167,31 @@ impl Monitor {
             }),
             None => Ok(()),
         }
+    }
+
+    /// A job of an earlier run of the service, which ended before it did, is still known to QEMU.
+    async fn settle_job(&self, id: &str, patience: Duration) -> Result<()> {
+        let concluded = async {
+            loop {
+                let jobs = self.execute("query-jobs", Value::Null).await?;
+                let mut jobs = jobs.as_array().into_iter().flatten();
+                let job = jobs.find(|job| job["id"] == id);
+                match job.map(|job| job["status"] == "concluded") {
+                    None => return Ok(()),
+                    Some(true) => {
+                        let dismissed = self.execute("job-dismiss", json!({"id": id})).await;
+                        return dismissed.map(drop);
+                    }
+                    Some(false) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        timeout(patience, concluded)
+            .await
+            .map_err(|_| LaunchError::Silent {
+                command: "query-jobs".into(),
+                seconds: patience.as_secs(),
+            })?
     }
 
     async fn send(&self, message: &Value) -> io::Result<()> {

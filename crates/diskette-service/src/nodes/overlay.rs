@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use diskette::core::{BackingImage, FormatChoice, GIB, NewImage, OpenOptions};
 use diskette::inside;
+use serde_json::{Map, Value};
 use sqlx::types::Json;
 
 use super::record::Base;
@@ -38,6 +39,7 @@ pub(crate) async fn create(app: &Shared, project: &str, new: NewNode) -> Result<
         disk_size,
         state: "defined".to_owned(),
         reason: None,
+        revision: 1,
         created_at: now.clone(),
         updated_at: now,
     };
@@ -56,9 +58,28 @@ pub(crate) async fn wipe(app: &Shared, node: &Node) -> Result<()> {
     let _turn = app.nodes.turn(&node.id).await;
     not_running(app, node)?;
     let base = Base::ready(&app.db, &node.project, &node.image).await?;
-    app.nodes.home(&node.id).remove()?;
+    // Nothing is dropped that could not be made anew.
+    sound(app, &base).await?;
+    let home = app.nodes.home(&node.id);
+    // The overlay goes first: without one, a start knows what was under way.
+    match std::fs::remove_file(home.overlay()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Problem::internal(error));
+        }
+        _ => home.remove()?,
+    }
     make_disk(app, node, &base).await?;
     node.settle(&app.db, "defined", None).await
+}
+
+/// Makes the disk of a node that has none: the service had ended before one was made, or while it was wiped.
+pub(super) async fn make_if_missing(app: &Shared, node: &Node) -> Result<bool> {
+    if app.nodes.home(&node.id).overlay().exists() {
+        return Ok(false);
+    }
+    let base = Base::ready(&app.db, &node.project, &node.image).await?;
+    make_disk(app, node, &base).await?;
+    Ok(true)
 }
 
 /// Ends a node, and removes all of it.
@@ -135,18 +156,23 @@ pub(super) fn verify(base: &Base, path: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
+/// The blob of an image, looked at.
+async fn sound(app: &Shared, base: &Base) -> Result<PathBuf> {
+    let path = blob(app, base)?;
+    let (base, looked) = (base.clone(), path.clone());
+    blocking(move || verify(&base, &looked)).await?;
+    Ok(path)
+}
+
 async fn make_disk(app: &Shared, node: &Node, base: &Base) -> Result<()> {
     let home = app.nodes.home(&node.id);
     home.make()?;
-    let path = blob(app, base)?;
+    let path = sound(app, base).await?;
     let (base, node) = (base.clone(), node.clone());
-    blocking(move || {
-        verify(&base, &path)?;
-        write_overlay(&home, &base, path, &node)
-    })
-    .await
+    blocking(move || write_overlay(&home, &base, path, &node)).await
 }
 
+/// The overlay takes its name last: where there is one, all else is there, too.
 fn write_overlay(home: &Home, base: &Base, blob: PathBuf, node: &Node) -> Result<()> {
     let mut image = NewImage::new(u64::try_from(node.disk_size).unwrap_or(0));
     if !base.is_iso() {
@@ -154,12 +180,18 @@ fn write_overlay(home: &Home, base: &Base, blob: PathBuf, node: &Node) -> Result
         let blob = std::path::absolute(blob).map_err(Problem::internal)?;
         image = image.with_backing(BackingImage::new(blob.display().to_string(), format));
     }
-    diskette::create(home.overlay(), "qcow2", &image).map_err(Problem::internal)?;
     if let Some(cloud_init) = &node.cloud_init {
         let volume = cloud_init.volume(&node.id)?;
         std::fs::write(home.seed(), volume).map_err(Problem::internal)?;
     }
-    Ok(())
+    let new = home.overlay().with_extension("new");
+    // What a start before this one has begun.
+    let _ = std::fs::remove_file(&new);
+    diskette::create(&new, "qcow2", &image).map_err(Problem::internal)?;
+    std::fs::File::open(&new)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::rename(&new, home.overlay()))
+        .map_err(Problem::internal)
 }
 
 fn disk_size(base: &Base, wanted: Option<u64>) -> Result<i64> {
@@ -179,49 +211,89 @@ fn disk_size(base: &Base, wanted: Option<u64>) -> Result<i64> {
         .map_err(|_| Problem::bad_request("disk_size is too large"))
 }
 
-/// What was asked for, over the preset that was named or that the image speaks for.
+/// What was asked for, over what the image speaks for.
 async fn machine(base: &Base, blob: &std::path::Path, new: &NewNode) -> Result<Machine> {
-    let preset = match new.preset {
-        Some(preset) => Machine::preset(preset),
-        None => guess(base, blob).await?.1,
-    };
+    let (_, suggested) = suggested(base, blob, new.preset).await?;
     let machine = match &new.machine {
-        None => preset,
-        Some(changes) => changed(&preset, changes)?,
+        None => suggested,
+        Some(changes) => changed(&suggested, changes)?,
     };
     machine.validate()?;
     Ok(machine)
 }
 
 /// A machine with some properties changed; Glance's names are taken, too.
-pub(crate) fn changed(
-    machine: &Machine,
-    changes: &serde_json::Map<String, serde_json::Value>,
-) -> Result<Machine> {
+pub(crate) fn changed(machine: &Machine, changes: &Map<String, Value>) -> Result<Machine> {
     let mut all = serde_json::to_value(machine).map_err(Problem::internal)?;
     for (name, value) in changes {
-        let own = match name.as_str() {
-            "hw_machine_type" => "machine",
-            "hw_firmware_type" => "firmware",
-            "hw_disk_bus" => "disk_bus",
-            "hw_vif_model" => "nic",
-            "hw_video_model" => "video",
-            "hw_serial_port_count" => "serial_ports",
-            "hw_rng" => "rng",
-            own => own,
-        };
-        all[own] = value.clone();
+        all[own_name(name).unwrap_or(name)] = value.clone();
     }
     serde_json::from_value(all).map_err(|error| Problem::bad_request(format!("machine: {error}")))
 }
 
-/// Which machine the image speaks for.
+/// What we call a property of Glance's.
+fn own_name(glance: &str) -> Option<&'static str> {
+    Some(match glance {
+        "hw_machine_type" => "machine",
+        "hw_firmware_type" => "firmware",
+        "hw_disk_bus" => "disk_bus",
+        "hw_vif_model" => "nic",
+        "hw_video_model" => "video",
+        "hw_serial_port_count" => "serial_ports",
+        "hw_rng" => "rng",
+        // Glance has no words for these.
+        "memory_mib" => "memory_mib",
+        "cpus" => "cpus",
+        _ => return None,
+    })
+}
+
+/// The machine with what the image's properties say of it. What has no meaning here, as it may have elsewhere, changes
+/// nothing.
+fn with_properties(mut machine: Machine, properties: &Map<String, Value>) -> Machine {
+    for (name, value) in properties {
+        let Some(own) = own_name(name) else { continue };
+        // Glance writes texts alone.
+        let read = value
+            .as_str()
+            .and_then(|text| serde_json::from_str(text).ok());
+        for value in read.into_iter().chain([value.clone()]) {
+            let change = Map::from_iter([(own.to_owned(), value)]);
+            let changed = changed(&machine, &change).ok();
+            machine = changed
+                .filter(|changed| changed.validate().is_ok())
+                .unwrap_or(machine);
+        }
+    }
+    machine
+}
+
+/// The kind of guest that was named, or that the image's content tells; and its machine, with what the image's properties
+/// say of it.
+async fn suggested(
+    base: &Base,
+    blob: &std::path::Path,
+    preset: Option<Preset>,
+) -> Result<(Preset, Machine)> {
+    let said = || {
+        let said = base.properties.get("preset")?;
+        serde_json::from_value(said.clone()).ok()
+    };
+    let (preset, machine) = match preset.or_else(said) {
+        Some(preset) => (preset, Machine::preset(preset)),
+        None => guess(base, blob).await?,
+    };
+    Ok((preset, with_properties(machine, &base.properties)))
+}
+
+/// Which machine the image's content speaks for.
 async fn guess(base: &Base, blob: &std::path::Path) -> Result<(Preset, Machine)> {
     let (base, path) = (base.clone(), blob.to_owned());
     blocking(move || {
         let mut facts = Facts {
             source_format: base.source_format.as_deref().unwrap_or("raw"),
             is_iso: base.is_iso(),
+            takes_seed: base.properties.get("cloud_init") == Some(&Value::Bool(true)),
             name: &base.name,
             ..Facts::default()
         };
@@ -247,11 +319,16 @@ async fn guess(base: &Base, blob: &std::path::Path) -> Result<(Preset, Machine)>
     .await
 }
 
-/// Which machine the image of this id speaks for.
-pub(crate) async fn suggest(app: &Shared, project: &str, image: &str) -> Result<(Preset, Machine)> {
+/// Which machine the image of this id speaks for; as this kind of guest, if one is named.
+pub(crate) async fn suggest(
+    app: &Shared,
+    project: &str,
+    image: &str,
+    preset: Option<Preset>,
+) -> Result<(Preset, Machine)> {
     let base = Base::ready(&app.db, project, image).await?;
     let blob = blob(app, &base)?;
-    guess(&base, &blob).await
+    suggested(&base, &blob, preset).await
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -264,4 +341,29 @@ fn check_name(name: &str) -> Result<()> {
     Err(Problem::bad_request(
         "a node's name has 1 to 64 letters, digits, '-', '_' and '.', and begins with a letter or digit",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::launch::properties::{DiskBus, Firmware};
+
+    #[test]
+    fn an_images_properties_change_its_machine_where_they_mean_something() {
+        let properties = json!({
+            "hw_disk_bus": "scsi", "hw_serial_port_count": "2", "hw_rng": "true", "hw_firmware_type": "coreboot",
+            "hw_machine_type": "pc-i440fx-2.11", "os_distro": "debian",
+        });
+        let machine = Machine::preset(Preset::Generic);
+        let machine = with_properties(machine, properties.as_object().unwrap());
+        assert_eq!(machine.disk_bus, DiskBus::Scsi);
+        assert_eq!(machine.serial_ports, 2);
+        assert!(machine.rng);
+        assert_eq!(machine.firmware, Firmware::Bios);
+        // IDE is not on the board q35.
+        let ide = Map::from_iter([("hw_disk_bus".to_owned(), json!("ide"))]);
+        assert_eq!(with_properties(machine.clone(), &ide), machine);
+    }
 }

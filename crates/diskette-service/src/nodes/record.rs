@@ -2,14 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::FromRow;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
 use sqlx::types::Json;
+use sqlx::{FromRow, Sqlite};
 use utoipa::ToSchema;
 
 use crate::db::{Database, now};
 use crate::launch::properties::{Machine, Preset};
 use crate::launch::seed::CloudInit;
-use crate::problem::{NAME_TAKEN, NOT_READY, Problem, Result};
+use crate::problem::{NAME_TAKEN, NOT_READY, PRECONDITION_FAILED, Problem, Result};
 
 /// A machine of an image.
 #[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
@@ -30,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) state: String,
     /// Why, where there is more to say.
     pub(crate) reason: Option<String>,
+    /// Rises with each change; its ETag.
+    pub(crate) revision: i64,
     pub(crate) created_at: String,
     pub(crate) updated_at: String,
 }
@@ -68,13 +72,14 @@ pub(crate) struct Base {
     pub(crate) virtual_size: Option<i64>,
     pub(crate) blob: Option<String>,
     pub(crate) size: Option<i64>,
+    pub(crate) properties: Json<serde_json::Map<String, Value>>,
 }
 
 impl Base {
     /// The image of this id, or the present one of this name, if it can be used.
     pub(crate) async fn ready(db: &Database, project: &str, id: &str) -> Result<Self> {
         let base: Option<Self> = sqlx::query_as(
-            "SELECT i.id, i.name, i.kind, i.state, i.format, i.source_format, i.virtual_size, i.blob, b.size \
+            "SELECT i.id, i.name, i.kind, i.state, i.format, i.source_format, i.virtual_size, i.blob, i.properties, b.size \
              FROM images i LEFT JOIN blobs b ON b.sha256 = i.blob \
              WHERE i.project = ?1 AND (i.id = ?2 OR (i.name = ?2 AND i.current = 1)) ORDER BY i.id = ?2 DESC LIMIT 1",
         )
@@ -182,42 +187,49 @@ impl Node {
         state: &str,
         reason: Option<&str>,
     ) -> Result<()> {
-        let mut change = db.change().await?;
-        sqlx::query("UPDATE nodes SET state = ?, reason = ?, updated_at = ?, revision = revision + 1 WHERE id = ?")
-            .bind(state)
-            .bind(reason)
-            .bind(now())
-            .bind(&self.id)
-            .execute(change.on())
-            .await?;
-        let data = json!({"name": self.name, "state": state, "reason": reason});
-        change
-            .tell(&self.project, "node", &self.id, "state", &data)
-            .await?;
-        Ok(change.commit().await?)
+        let query = sqlx::query(
+            "UPDATE nodes SET state = ?, reason = ?, updated_at = ?, revision = revision + 1 WHERE id = ?",
+        );
+        let query = query.bind(state).bind(reason).bind(now()).bind(&self.id);
+        let told = json!({"name": self.name, "state": state, "reason": reason});
+        self.record(db, query, "state", told).await.map(drop)
     }
 
-    /// Records what it consists of from its next start on.
+    /// Records what it consists of from its next start on, unless it has been changed since it was read.
     pub(crate) async fn rebuild(&self, db: &Database, machine: &Machine) -> Result<()> {
-        let mut change = db.change().await?;
-        sqlx::query(
-            "UPDATE nodes SET machine = ?, updated_at = ?, revision = revision + 1 WHERE id = ?",
-        )
-        .bind(Json(machine))
-        .bind(now())
-        .bind(&self.id)
-        .execute(change.on())
-        .await?;
-        change
-            .tell(
-                &self.project,
-                "node",
-                &self.id,
-                "changed",
-                &json!({"name": self.name}),
-            )
-            .await?;
-        Ok(change.commit().await?)
+        let query = sqlx::query(
+            "UPDATE nodes SET machine = ?, updated_at = ?, revision = revision + 1 WHERE id = ? AND revision = ?",
+        );
+        let query = query.bind(Json(machine)).bind(now()).bind(&self.id);
+        let told = json!({"name": self.name});
+        match self
+            .record(db, query.bind(self.revision), "changed", told)
+            .await?
+        {
+            0 => Err(Problem::new(
+                PRECONDITION_FAILED,
+                "it has just been changed",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs a query that changes the record, and tells of it; gives how many records that were.
+    async fn record(
+        &self,
+        db: &Database,
+        query: Query<'_, Sqlite, SqliteArguments>,
+        change: &str,
+        told: Value,
+    ) -> Result<u64> {
+        let mut on = db.change().await?;
+        let changed = query.execute(on.on()).await?.rows_affected();
+        if changed > 0 {
+            on.tell(&self.project, "node", &self.id, change, &told)
+                .await?;
+        }
+        on.commit().await?;
+        Ok(changed)
     }
 
     /// Strikes it from the records.

@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 
 use super::live::watch;
+use super::overlay::make_if_missing;
 use super::run::attach;
 use super::{Node, locked};
 use crate::launch::arguments::monitor_argument;
@@ -33,10 +34,14 @@ pub(crate) async fn recover(app: &Shared) -> Result<()> {
 }
 
 async fn adopt(app: &Shared, node: &Node) -> Result<()> {
-    if ["defined", "stopped", "crashed"].contains(&node.state.as_str()) {
-        return Ok(());
-    }
     let home = app.nodes.home(&node.id);
+    if ["defined", "stopped", "crashed"].contains(&node.state.as_str()) {
+        home.remove_sockets()?;
+        return match make_if_missing(app, node).await? {
+            true => node.settle(&app.db, "defined", None).await,
+            false => Ok(()),
+        };
+    }
     let Some(running) = Running::find(&home, node.uuid()).await? else {
         home.remove_sockets()?;
         let (state, reason) = match node.state.as_str() {

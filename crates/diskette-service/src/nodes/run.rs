@@ -1,11 +1,8 @@
 //! A node's machine: started, paused, ended.
 
-use std::io::SeekFrom;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::live::{Live, watch};
 use super::overlay::{blob, not_running, verify};
@@ -94,7 +91,13 @@ pub(super) async fn attach(nodes: &Nodes, node: &Node, running: Running) -> Resu
 pub(crate) async fn shutdown(app: &Shared, node: &Node, grace: Duration) -> Result<()> {
     let live = running(app, node)?;
     node.settle(&app.db, "stopping", None).await?;
-    live.shutdown(grace).await
+    let name = node.name.clone();
+    tokio::spawn(async move {
+        if let Err(problem) = live.shutdown(grace).await {
+            tracing::warn!(node = name, detail = problem.detail, "not shut down");
+        }
+    });
+    Ok(())
 }
 
 /// Ends the machine at once.
@@ -102,7 +105,7 @@ pub(crate) async fn stop(app: &Shared, node: &Node) -> Result<()> {
     let live = running(app, node)?;
     node.settle(&app.db, "stopping", None).await?;
     live.stop().await;
-    Ok(())
+    until_told(app, node, |state| state != "stopping").await
 }
 
 /// Presses the reset button.
@@ -112,20 +115,35 @@ pub(crate) async fn reset(app: &Shared, node: &Node) -> Result<()> {
 
 /// Holds the guest.
 pub(crate) async fn pause(app: &Shared, node: &Node) -> Result<()> {
-    command(app, node, "stop").await
+    command(app, node, "stop").await?;
+    until_told(app, node, |state| state != "running").await
 }
 
 /// Lets the guest go on.
 pub(crate) async fn resume(app: &Shared, node: &Node) -> Result<()> {
-    command(app, node, "cont").await
+    command(app, node, "cont").await?;
+    until_told(app, node, |state| state != "paused").await
 }
 
 async fn command(app: &Shared, node: &Node, command: &str) -> Result<()> {
+    let _turn = app.nodes.turn(&node.id).await;
     let live = running(app, node)?;
     live.running
         .monitor
         .execute(command, serde_json::Value::Null)
         .await?;
+    Ok(())
+}
+
+/// The record follows what QEMU tells, which comes a moment after its answer; whoever has asked is told what has become of it.
+async fn until_told(app: &Shared, node: &Node, done: impl Fn(&str) -> bool) -> Result<()> {
+    for _ in 0..200 {
+        let now = Node::load(&app.db, &node.project, &node.id).await?;
+        if done(&now.state) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     Ok(())
 }
 
@@ -151,22 +169,4 @@ pub(crate) async fn screenshot(app: &Shared, node: &Node) -> Result<Vec<u8>> {
         .await
         .map_err(Problem::internal)?;
     Ok(png)
-}
-
-/// The last `len` bytes of a file; nothing if there is none.
-pub(crate) async fn tail(path: &Path, len: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut file = match tokio::fs::File::open(path).await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(bytes),
-        file => file.map_err(Problem::internal)?,
-    };
-    let size = file.metadata().await.map_err(Problem::internal)?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(len)))
-        .await
-        .map_err(Problem::internal)?;
-    file.take(len)
-        .read_to_end(&mut bytes)
-        .await
-        .map_err(Problem::internal)?;
-    Ok(bytes)
 }

@@ -38,6 +38,8 @@ codes! {
         "Check it where it comes from (`diskette check`), repair or export it anew, and upload it again.";
     CHECKSUM_MISMATCH 422 "the bytes are not those that were promised"
         "Upload or fetch it again; if the digest differs again, ask whoever published it.";
+    SIGNATURE_REFUSED 422 "the checksum file is not signed by a key that is trusted"
+        "Look who has signed it; name the publisher's new key if it has one, and fetch it again.";
     CHUNK_MISMATCH 460 "the bytes of one request are not those that were promised"
         "Send them again from the same offset.";
     TOO_LARGE 413 "the file is larger than the limit"
@@ -99,11 +101,13 @@ codes! {
     BAD_REQUEST 400 "the request is not understood"
         "See the detail, and the interface's description at /api/v1/openapi.json.";
     UNAUTHORIZED 401 "who calls is not known"
-        "Send `Authorization: Bearer TOKEN`; the first token was printed at the first start.";
+        "Send `Authorization: Bearer TOKEN`, or log in; the first token was printed at the first start.";
     FORBIDDEN 403 "the token does not allow it"
         "Use a token with the scope that is named.";
     ORIGIN_REFUSED 403 "the call comes by a name or from a page that is not ours"
         "Call by the address that is listened on, or add the name to the setting `hosts`.";
+    CSRF_REFUSED 403 "the call does not show that it comes from our page"
+        "Send the word that the login has given as `X-CSRF-Token`; or send a token instead of the cookie.";
     NOT_FOUND 404 "there is no such thing"
         "See what there is: GET /api/v1/images.";
     METHOD_NOT_ALLOWED 405 "that cannot be done with it"

@@ -1,5 +1,6 @@
 //! What is written down of a spool, so that a restart can go on.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -8,13 +9,16 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 
+use super::Origin;
 use crate::store::replace;
 
 /// What is known of a spool.
 pub(super) struct Record {
     pub(super) watermark: u64,
+    pub(super) ahead: BTreeMap<u64, u64>,
     pub(super) total: Option<u64>,
     pub(super) whole: bool,
+    pub(super) origin: Option<Origin>,
     /// After the bytes below the watermark.
     pub(super) sha256: Sha256,
 }
@@ -22,8 +26,13 @@ pub(super) struct Record {
 #[derive(Serialize, Deserialize)]
 struct Written {
     watermark: u64,
+    /// Pairs of beginning and end.
+    #[serde(default)]
+    ahead: Vec<(u64, u64)>,
     total: Option<u64>,
     whole: bool,
+    #[serde(default)]
+    origin: Option<Origin>,
     sha256_state: Vec<u8>,
 }
 
@@ -31,8 +40,10 @@ impl Record {
     pub(super) fn new(total: Option<u64>) -> Self {
         Self {
             watermark: 0,
+            ahead: BTreeMap::new(),
             total,
             whole: false,
+            origin: None,
             sha256: Sha256::default(),
         }
     }
@@ -45,8 +56,10 @@ impl Record {
             .map_err(|_| wrong("the digest's state has another length"))?;
         Ok(Self {
             watermark: written.watermark,
+            ahead: written.ahead.into_iter().collect(),
             total: written.total,
             whole: written.whole,
+            origin: written.origin,
             sha256: Sha256::deserialize(&state).map_err(|_| wrong("no state of a digest"))?,
         })
     }
@@ -54,8 +67,14 @@ impl Record {
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let written = Written {
             watermark: self.watermark,
+            ahead: self
+                .ahead
+                .iter()
+                .map(|(begin, end)| (*begin, *end))
+                .collect(),
             total: self.total,
             whole: self.whole,
+            origin: self.origin.clone(),
             sha256_state: SerializableState::serialize(&self.sha256).to_vec(),
         };
         replace(path, &serde_json::to_vec(&written)?)

@@ -44,10 +44,19 @@ impl Storage for WatermarkStorage {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(buf.len() as u64);
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if self.spool.wait_for(end)? < end {
+        let there = self.spool.wait_for(end)?;
+        if there >= end {
+            return self.spool.file.read_exact_at(buf, offset);
+        }
+        if !self.spool.is_presumed_to_have(end) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.spool.file.read_exact_at(buf, offset)
+        // Whoever was told of more bytes than there are may ask for some of them: behind the last grain, say.
+        let left = usize::try_from(there.saturating_sub(offset)).unwrap_or(0);
+        let (real, behind) = buf.split_at_mut(left.min(buf.len()));
+        self.spool.file.read_exact_at(real, offset)?;
+        behind.fill(0);
+        Ok(())
     }
 
     /// Of what has come. Zeros were left out, and are holes.

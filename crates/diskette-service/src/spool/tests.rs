@@ -90,3 +90,45 @@ fn zeros_are_holes_and_read_as_zeros() {
     assert!(read == bytes);
     assert!(storage.run_at(4 << 20).is_err());
 }
+
+#[test]
+fn parts_come_in_any_order_and_are_known_after_a_restart() {
+    let folder = folder();
+    let path = folder.path().join("a.part");
+    let bytes: Vec<u8> = (0..10_u32 << 16)
+        .map(|at| ((at * 7) >> 8).to_le_bytes()[0])
+        .collect();
+    let (total, part) = (bytes.len() as u64, 1 << 16);
+    let spool = Spool::create(&path, Some(total)).unwrap();
+    let place = |spool: &Spool, number: u64| {
+        let at = usize::try_from(number * part).unwrap();
+        spool
+            .place(number * part, &bytes[at..at + (1 << 16)])
+            .unwrap();
+    };
+    for number in [0, 4, 3, 7, 8] {
+        place(&spool, number);
+    }
+    assert_eq!((spool.watermark(), spool.received()), (part, 5 * part));
+    let gaps = [(part, 3 * part), (5 * part, 7 * part), (9 * part, total)];
+    assert_eq!(spool.gaps(total), gaps);
+    let origin = Origin {
+        url: "u".to_owned(),
+        etag: "\"1\"".to_owned(),
+    };
+    spool.set_origin(Some(origin.clone())).unwrap();
+    // What is not written down yet is of no use to whoever goes on.
+    place(&spool, 9);
+    drop(spool);
+    let spool = Spool::resume(&path).unwrap();
+    assert_eq!(spool.origin(), Some(origin));
+    assert_eq!(spool.gaps(total), gaps);
+    for number in [9, 2, 6, 1, 5] {
+        place(&spool, number);
+    }
+    assert_eq!(spool.watermark(), total);
+    assert!(spool.gaps(total).is_empty());
+    let digest: [u8; 32] = Sha256::digest(&bytes).into();
+    assert_eq!(spool.finish().unwrap(), digest);
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}

@@ -35,13 +35,20 @@ struct Said {
     wanted: Wanted,
 }
 
-/// Reads a form; the image is converted while it comes.
-pub(crate) async fn read_form(app: &Shared, project: &str, mut form: Multipart) -> Result<Form> {
+/// Reads a form, all of which has `at_most` bytes; the image is converted while it comes.
+pub(crate) async fn read_form(
+    app: &Shared,
+    project: &str,
+    at_most: Option<u64>,
+    mut form: Multipart,
+) -> Result<Form> {
     let mut said = Said::default();
     let mut begun: Option<Begun> = None;
     while let Some(field) = form.next_field().await.map_err(broken_off)? {
         match (field.name(), &mut begun) {
-            (Some("image"), None) => begun = Some(Begun::of(app, project, &said, field).await?),
+            (Some("image"), None) => {
+                begun = Some(Begun::of(app, project, &said, at_most, field).await?);
+            }
             (Some("image"), Some(begun)) => begun.another(app, field).await?,
             (Some(name), _) => {
                 let name = name.to_owned();
@@ -68,10 +75,19 @@ struct Begun {
 }
 
 impl Begun {
-    async fn of(app: &Shared, project: &str, said: &Said, field: Field<'_>) -> Result<Self> {
+    async fn of(
+        app: &Shared,
+        project: &str,
+        said: &Said,
+        at_most: Option<u64>,
+        field: Field<'_>,
+    ) -> Result<Self> {
         let file = field.file_name().unwrap_or("image").to_owned();
         let row = record(app, project, said, &file).await?;
         let job = job(app, &row, said.wanted.clone())?;
+        if let Some(bytes) = at_most {
+            job.spool.expect_at_most(bytes);
+        }
         let outcome = work::start(app, Arc::clone(&job));
         let begun = Self {
             row,
@@ -231,6 +247,7 @@ impl Said {
             "disk" if !text.is_empty() => self.wanted.disk = Some(text),
             "overwrite" => self.wanted.overwrite = on,
             "compress" => self.wanted.compress = on,
+            "drop_snapshots" => self.wanted.drop_snapshots = on,
             "strict" => self.wanted.strict = on,
             // Other clients send what they like.
             _ => {}

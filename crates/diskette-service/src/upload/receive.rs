@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -23,6 +23,8 @@ pub(crate) struct Receiver {
     spool: Arc<Spool>,
     to_thread: Option<mpsc::Sender<Bytes>>,
     thread: Option<JoinHandle<io::Result<()>>>,
+    /// Somebody waits for the thread, and looks after what it has written.
+    awaited: Arc<AtomicBool>,
     received: u64,
     /// Bytes for which there is room.
     room: u64,
@@ -46,12 +48,17 @@ impl Receiver {
     ) -> Self {
         let (to_thread, mut bytes) = mpsc::channel::<Bytes>(WAITING);
         let into = Arc::clone(spool);
+        let awaited = Arc::new(AtomicBool::new(false));
+        let cared_for = Arc::clone(&awaited);
         let thread = tokio::task::spawn_blocking(move || {
             let _alone = alone;
             while let Some(piece) = bytes.blocking_recv() {
                 into.append(&piece)?;
             }
-            into.flush()
+            match cared_for.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => into.flush(),
+            }
         });
         Self {
             app: Arc::clone(app),
@@ -61,6 +68,7 @@ impl Receiver {
             room: 0,
             to_thread: Some(to_thread),
             thread: Some(thread),
+            awaited,
         }
     }
 
@@ -90,12 +98,25 @@ impl Receiver {
         match sent {
             true => Ok(()),
             // The thread has an error to tell.
-            false => self.written().await,
+            false => self.drained().await,
         }
     }
 
-    /// All that was taken is in the spool, and stable.
+    /// All that was taken is in the spool; it is stable, too, unless that is all there will be: then the spool's end is what
+    /// is written down next.
     pub(crate) async fn written(&mut self) -> Result<()> {
+        self.drained().await?;
+        if self.spool.total() == Some(self.spool.watermark()) {
+            return Ok(());
+        }
+        let spool = Arc::clone(&self.spool);
+        let flushed = tokio::task::spawn_blocking(move || spool.flush()).await;
+        let flushed = flushed.map_err(Problem::internal)?;
+        flushed.map_err(|error| fault::of_machine("receiving", &error))
+    }
+
+    async fn drained(&mut self) -> Result<()> {
+        self.awaited.store(true, Ordering::Relaxed);
         self.to_thread = None;
         let Some(thread) = self.thread.take() else {
             return Ok(());
@@ -109,7 +130,7 @@ impl Receiver {
 
     /// The same, and there is no more to come.
     pub(crate) async fn finish(mut self) -> Result<()> {
-        self.written().await?;
+        self.drained().await?;
         let spool = Arc::clone(&self.spool);
         if let Some(total) = spool.total()
             && spool.watermark() < total

@@ -9,6 +9,11 @@
     reason = "each test file uses a part"
 )]
 
+pub mod bench;
+pub mod browser;
+pub mod guest;
+pub mod images;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -63,6 +68,14 @@ impl Server {
         }
     }
 
+    /// On a port that stays the same when it starts again.
+    pub fn on_a_fixed_port() -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port().to_string();
+        drop(free);
+        Self::with(&["--port", &port])
+    }
+
     /// Ends it as a power failure would, and starts it again on the same data.
     pub fn kill_and_restart(&mut self) {
         self.kill();
@@ -100,6 +113,13 @@ impl Server {
         self.child.wait().unwrap()
     }
 
+    /// The next line that it prints after its address.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -116,8 +136,32 @@ impl Server {
         self.plain(method, path, &all, body)
     }
 
+    /// The same; nothing where the server is gone, or goes meanwhile.
+    pub fn try_call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Answer> {
+        let token = format!("Bearer {}", self.token);
+        let mut all = vec![("authorization", token.as_str())];
+        all.extend(headers);
+        self.answered(method, path, &all, body).ok()
+    }
+
     /// Without a token.
     pub fn plain(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.answered(method, path, headers, body).unwrap()
+    }
+
+    fn answered(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, ureq::Error> {
         let mut request = Request::builder().method(method).uri(self.url(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -126,15 +170,15 @@ impl Server {
             true => self.agent.run(request.body(()).unwrap()),
             false => self.agent.run(request.body(body).unwrap()),
         };
-        let mut answer = answer.unwrap();
+        let mut answer = answer?;
         let status = answer.status().as_u16();
         let headers = answer.headers().clone();
         let body = answer.body_mut().with_config().limit(16 << 30);
-        Answer {
+        Ok(Answer {
             status,
             headers,
-            bytes: body.read_to_vec().unwrap(),
-        }
+            bytes: body.read_to_vec()?,
+        })
     }
 
     pub fn get(&self, path: &str) -> Answer {
