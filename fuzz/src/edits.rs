@@ -80,7 +80,8 @@ pub fn edits(data: &[u8]) {
     expect_equal(format, &image, &disk);
 }
 
-/// Opens the bytes as an image to be written, and writes. There may be errors.
+/// Opens the bytes as an image to be written, and writes. There may be errors: an image whose refcounts say that
+/// terabytes are taken is written after them, so the disk under it is a small one.
 pub fn edit_any(data: &[u8]) {
     let Some((first, bytes)) = data.split_first() else {
         return;
@@ -91,7 +92,7 @@ pub fn edit_any(data: &[u8]) {
     let Some(writable) = format.writable() else {
         return;
     };
-    let storage: Arc<dyn StorageMut> = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    let storage: Arc<dyn StorageMut> = Arc::new(MemoryStorage::new(bytes.to_vec()).at_most(FULL));
     let Ok(writer) = writable.edit(Arc::clone(&storage), None, &options().context()) else {
         return;
     };
@@ -300,3 +301,5 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
 
 const MOST_SECTORS: usize = 4096;
 const MOST_ACTS: usize = 40;
+/// Bytes of the disk under an image of any bytes.
+const FULL: usize = 64 << 20;

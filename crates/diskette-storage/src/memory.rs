@@ -10,6 +10,7 @@ use diskette_core::{Run, RunKind, Storage, StorageMut};
 pub struct MemoryStorage {
     name: String,
     bytes: RwLock<Vec<u8>>,
+    limit: Option<usize>,
 }
 
 impl MemoryStorage {
@@ -24,7 +25,17 @@ impl MemoryStorage {
         Self {
             name: name.into(),
             bytes: RwLock::new(bytes),
+            limit: None,
         }
+    }
+
+    /// The same storage, which grows to `bytes` and no further: beyond, it is a full disk
+    /// ([`StorageFull`](io::ErrorKind::StorageFull)). An image that is changed can ask for any size, so set a limit
+    /// where it is not your own.
+    #[must_use]
+    pub fn at_most(mut self, bytes: usize) -> Self {
+        self.limit = Some(bytes);
+        self
     }
 
     /// A copy of all the bytes.
@@ -36,6 +47,21 @@ impl MemoryStorage {
     // A panic elsewhere while the lock was held leaves whole bytes behind: go on.
     fn read_lock(&self) -> std::sync::RwLockReadGuard<'_, Vec<u8>> {
         self.bytes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At least `end` bytes, or an error: no memory is no reason to abort.
+    fn grow(&self, bytes: &mut Vec<u8>, end: usize) -> io::Result<()> {
+        let Some(more) = end.checked_sub(bytes.len()) else {
+            return Ok(());
+        };
+        if self.limit.is_some_and(|limit| end > limit) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        bytes
+            .try_reserve(more)
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
+        bytes.resize(end, 0);
+        Ok(())
     }
 
     fn write_lock(&self) -> std::sync::RwLockWriteGuard<'_, Vec<u8>> {
@@ -81,7 +107,7 @@ impl StorageMut for MemoryStorage {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let range = range(offset, buf.len()).ok_or(io::ErrorKind::FileTooLarge)?;
         let mut bytes = self.write_lock();
-        grow(&mut bytes, range.end);
+        self.grow(&mut bytes, range.end)?;
         bytes[range].copy_from_slice(buf);
         Ok(())
     }
@@ -90,7 +116,7 @@ impl StorageMut for MemoryStorage {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let range = range(offset, len).ok_or(io::ErrorKind::FileTooLarge)?;
         let mut bytes = self.write_lock();
-        grow(&mut bytes, range.end);
+        self.grow(&mut bytes, range.end)?;
         bytes[range].fill(0);
         Ok(())
     }
@@ -98,14 +124,14 @@ impl StorageMut for MemoryStorage {
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
         let end = usize::try_from(end).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        grow(&mut self.write_lock(), end);
-        Ok(())
+        self.grow(&mut self.write_lock(), end)
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
         let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        self.write_lock().resize(size, 0);
-        Ok(())
+        let mut bytes = self.write_lock();
+        bytes.truncate(size);
+        self.grow(&mut bytes, size)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -116,12 +142,6 @@ impl StorageMut for MemoryStorage {
 fn range(offset: u64, len: usize) -> Option<std::ops::Range<usize>> {
     let start = usize::try_from(offset).ok()?;
     Some(start..start.checked_add(len)?)
-}
-
-fn grow(bytes: &mut Vec<u8>, end: usize) {
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
 }
 
 #[cfg(test)]
@@ -136,6 +156,23 @@ mod tests {
         memory.write_zeros(0, 2).unwrap();
         memory.set_size(3).unwrap();
         assert_eq!(memory.to_vec(), [0, 0, 0]);
+    }
+
+    #[test]
+    fn growth_past_the_limit_or_all_memory_is_an_error_and_changes_nothing() {
+        let memory = MemoryStorage::new(vec![1, 2]).at_most(4);
+        memory.write_at(&[3], 3).unwrap();
+        let full = io::ErrorKind::StorageFull;
+        assert_eq!(memory.write_at(&[4], 4).unwrap_err().kind(), full);
+        assert_eq!(memory.write_zeros(0, 5).unwrap_err().kind(), full);
+        assert_eq!(memory.allocate(0, 5).unwrap_err().kind(), full);
+        assert_eq!(memory.set_size(5).unwrap_err().kind(), full);
+        assert_eq!(memory.to_vec(), [1, 2, 0, 3]);
+
+        let memory = MemoryStorage::new(vec![1, 2]);
+        let error = memory.set_size(1 << 62).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!(memory.to_vec(), [1, 2]);
     }
 
     #[test]

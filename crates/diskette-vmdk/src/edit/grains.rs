@@ -7,6 +7,7 @@
 //! An entry leads to what is on stable storage already. Both copies of a table are written at once; what reads goes by the
 //! first one.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use diskette_core::{
@@ -73,6 +74,9 @@ impl GrainBlocks {
             directories.insert(0, Directory { at, entries });
         }
         let file_size = storage.total_size()?;
+        if let [copy, directory] = directories.as_slice() {
+            expect_own_places(copy, directory, file_size, grains.table_len())?;
+        }
         let grain_size = grains.grain_size;
         // The disk's last grain is whole, too.
         let end = usage.end.max(header.overhead).next_multiple_of(grain_size);
@@ -175,6 +179,37 @@ impl GrainBlocks {
             .sync()
             .map_err(|source| self.storage.failed("sync", 0, 0, source))
     }
+}
+
+/// That each redundant table lies within the file, and where no other table does: nobody reads by them, but they are written.
+fn expect_own_places(
+    copy: &Directory,
+    directory: &Directory,
+    file_size: u64,
+    table_len: u64,
+) -> Result<()> {
+    let tables = directory.entries.iter().map(|entry| entry.get());
+    let mut taken: HashSet<u32> = tables.filter(|entry| *entry != 0).collect();
+    for (index, (entry, table)) in copy.entries.iter().zip(&directory.entries).enumerate() {
+        let sector = entry.get();
+        if sector == 0 || sector == table.get() {
+            continue;
+        }
+        let end = (u64::from(sector) * SECTOR).saturating_add(table_len);
+        let why = match end > file_size {
+            true => "the table lies past the end of the file",
+            false if !taken.insert(sector) => "the table of another entry",
+            false => continue,
+        };
+        return Err(Error::malformed(
+            FORMAT,
+            format!("redundant grain directory[{index}]"),
+            copy.at.saturating_add(4 * index as u64),
+            u64::from(sector),
+            why,
+        ));
+    }
+    Ok(())
 }
 
 fn write(storage: &dyn StorageMut, bytes: &[u8], at: u64) -> Result<()> {

@@ -278,6 +278,28 @@ fn what_cannot_be_written_in_place_is_refused() {
     assert!(said.ends_with("it overlaps another"), "{said}");
 }
 
+#[test]
+fn redundant_tables_without_places_of_their_own_are_not_written() {
+    let sound = Image::new(false, |_| {}).bytes;
+    let [copies, directory] = [48, 56].map(|field| usize::from(sound[field]) * 512);
+    let second_table = u32::from(sound[directory + 4]);
+    for (sector, why) in [
+        (0x0101_0101, "the table lies past the end of the file"),
+        (second_table, "the table of another entry"),
+        (u32::from(sound[copies + 4]), "the table of another entry"),
+    ] {
+        let mut lying = sound.clone();
+        lying[copies..copies + 4].copy_from_slice(&sector.to_le_bytes());
+        let error = edit(&Arc::new(MemoryStorage::new(lying))).expect_err(why);
+        // The first entry that names a place takes it.
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(
+            error.to_string().contains("redundant grain directory["),
+            "{error}"
+        );
+    }
+}
+
 fn check(bytes: &[u8]) -> CheckReport {
     let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
     let format = Vmdk.checkable().expect("VMDK can be checked");
