@@ -5,6 +5,7 @@ mod files;
 mod repair;
 mod sealed;
 mod seeds;
+mod service;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -23,12 +24,13 @@ pub use files::{Files, framed};
 pub use repair::qcow2_repair;
 pub use sealed::{vhdx_sealed, vpc_sealed};
 pub use seeds::seeds;
+pub use service::service;
 
 /// A target's name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     ("open_raw", |data| open("raw", data)),
     ("open_qcow2", |data| open("qcow2", data)),
     ("open_vmdk", |data| open("vmdk", data)),
@@ -45,6 +47,7 @@ pub const TARGETS: [Target; 16] = [
     ("edits", edits),
     ("edit_any", edit_any),
     ("command_line", command_line),
+    ("service", service),
 ];
 
 /// Opens `data` as an image of `format`, walks its map, reads, checks, and looks at its snapshots.

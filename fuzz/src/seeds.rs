@@ -43,6 +43,7 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
                 )
             })
             .collect(),
+        "service" => crate::service::seeds(),
         "qcow2_repair" => crate::repair::seeds(),
         "vhdx_sealed" => (0..BASES)
             .map(|which| {
@@ -170,6 +171,12 @@ fn all_images() -> Vec<(String, &'static str, Vec<u8>)> {
         found.push((name.to_owned(), "vpc", bytes));
     }
     found
+}
+
+/// Images of all formats, each a file.
+pub(crate) fn whole_files() -> impl Iterator<Item = (String, Vec<u8>)> {
+    let images = all_images().into_iter();
+    images.map(|(name, _, bytes)| (name, bytes))
 }
 
 fn tiny_vdi() -> Vec<(&'static str, Vdi)> {

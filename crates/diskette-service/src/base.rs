@@ -10,7 +10,6 @@
 //! All of it happens beside the service: whatever becomes of a download, requests are answered.
 
 mod adopted;
-mod entry;
 mod fetching;
 mod list;
 mod presence;
@@ -25,7 +24,7 @@ use tokio::sync::Semaphore;
 use crate::settings::Settings;
 
 pub(crate) use adopted::{Adopted, adopted_by};
-pub(crate) use entry::Entry;
+pub(crate) use diskette_wire::entry::Entry;
 pub(crate) use fetching::{fetch, fetch_missing, is_base, resume};
 pub(crate) use list::List;
 pub(crate) use presence::{BaseImage, Catalog, all, one};

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use diskette::core::{Ends, FormatChoice, Limits, OpenOptions, Run, RunKind, Storage};
 use diskette::inside::is_iso;
 use diskette::storage::{Ova, Packing, ReadStream, Unpacker};
+use diskette_wire::naming::suggest_name;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::fault;
 use crate::ingest::{Files, readable, said_by, stands_alone};
-use crate::naming::suggest_name;
 use crate::problem::{Problem, Result, TOO_LARGE};
 use crate::settings::Settings;
 

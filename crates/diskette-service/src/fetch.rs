@@ -7,18 +7,14 @@
 //! ```
 
 mod address;
-mod checksum;
 mod client;
 mod import;
 mod promise;
 mod run;
-mod signature;
 mod transfer;
 mod watched;
 
-pub(crate) use import::{Import, check};
+pub(crate) use diskette_wire::Import;
+pub(crate) use import::check;
 pub(crate) use promise::{about, promised, small_text};
 pub(crate) use run::{Got, begin, fetched, resume, resumed_spool};
-pub(crate) use signature::Signature;
-#[cfg(test)]
-pub(crate) use signature::check_keys;

@@ -33,7 +33,8 @@ use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::store::Store;
 
-pub(crate) use job::{Files, Job, Wanted};
+pub(crate) use diskette_wire::Wanted;
+pub(crate) use job::{Files, Job};
 pub(crate) use judge::{readable, stands_alone};
 pub(crate) use result::{
     check_as_json, contents_as_json, hex, info_as_json, said_by, sha256_of_file, sha512_of_file,

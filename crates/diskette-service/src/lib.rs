@@ -31,7 +31,6 @@ mod fetch;
 mod ingest;
 pub mod launch;
 mod metrics;
-mod naming;
 mod nodes;
 mod operations;
 mod origin;

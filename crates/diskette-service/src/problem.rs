@@ -10,6 +10,7 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use diskette_wire::WireError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -75,6 +76,17 @@ impl Problem {
 
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(BAD_REQUEST, detail)
+    }
+}
+
+/// What others have sent is wrong, but for a signature that is not believed.
+impl From<WireError> for Problem {
+    fn from(error: WireError) -> Self {
+        let code = match error {
+            WireError::Signature { .. } => SIGNATURE_REFUSED,
+            _ => BAD_REQUEST,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

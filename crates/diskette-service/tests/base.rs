@@ -628,7 +628,7 @@ fn a_checksum_file_is_taken_from_its_publisher_alone() {
     let mirror = Mirror::start();
     let server = Server::with(&["--allow-private-urls", "true"]);
     let data = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signed");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../diskette-wire/tests/signed");
         std::fs::read(path.join(name)).unwrap()
     };
     let text = |name: &str| String::from_utf8(data(name)).unwrap();

@@ -14,7 +14,8 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use diskette::core::{FormatChoice, OpenOptions};
-use diskette::inside::{Cell, Share};
+use diskette::inside::{Cell, Contents, Share};
+use diskette_wire::{Asked, naming};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -29,7 +30,6 @@ use crate::auth::{Caller, Scope};
 use crate::catalog::{self, Row};
 use crate::fault;
 use crate::ingest::{check_as_json, contents_as_json, hex, info_as_json, sha256_of_file};
-use crate::naming;
 use crate::problem::{Problem, ProblemBody, RANGE_INVALID, Result};
 use crate::state::{App, Shared};
 
@@ -95,7 +95,7 @@ pub(crate) async fn info(
         let report = diskette::inspect(&stored.path, stored.options()).map_err(image)?;
         let disk = diskette::open_with(&stored.path, &stored.options()).map_err(image)?;
         let contents = diskette::inside::contents(&disk).map_err(image)?;
-        let suggested = naming::suggest_name(&file, &naming::labels_of(&contents));
+        let suggested = naming::suggest_name(&file, &labels_of(&contents));
         Ok(json!({
             "image": info_as_json(&report.info),
             "actual_size": report.allocated(),
@@ -107,6 +107,14 @@ pub(crate) async fn info(
     let mut found = found.await?;
     found["id"] = json!(row.id);
     Ok(Json(found))
+}
+
+/// The labels of what is on a disk: of a volume as a whole, and of file systems in partitions.
+fn labels_of(contents: &Contents) -> Vec<&str> {
+    let parts = contents.partitions.iter();
+    let inside = parts.filter_map(|part| part.file_system.as_ref());
+    let all = contents.file_system.iter().chain(inside);
+    all.filter_map(|found| found.label.as_deref()).collect()
 }
 
 /// What a look at an image's tables finds
@@ -350,17 +358,16 @@ async fn as_stored(
         Some(seen) if seen.as_bytes() != tag.as_bytes() => None,
         _ => headers.get(header::RANGE),
     };
-    let range = range
-        .and_then(|range| range.to_str().ok())
-        .and_then(|range| range_of(range, size));
-    let (status, start, end) = match range {
-        Some(Ok((start, end))) => (StatusCode::PARTIAL_CONTENT, start, end),
-        Some(Err(())) => {
+    let range = range.and_then(|range| range.to_str().ok());
+    let asked = range.map_or(Asked::Whole, |range| Asked::of(range, size));
+    let (status, start, end) = match asked {
+        Asked::Part(part) => (StatusCode::PARTIAL_CONTENT, part.start, part.end),
+        Asked::Nothing => {
             let problem = Problem::new(RANGE_INVALID, format!("there are {size} bytes"));
             let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
             return Ok((range, problem).into_response());
         }
-        None => (StatusCode::OK, 0, size),
+        Asked::Whole => (StatusCode::OK, 0, size),
     };
     file.seek(SeekFrom::Start(start)).await.map_err(machine)?;
     let bytes = ReaderStream::with_capacity(file.take(end - start), 256 << 10);
@@ -399,46 +406,4 @@ fn digest_header(sha256: &str) -> String {
     let bytes = pairs
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap_or("0"), 16).unwrap_or(0));
     format!("sha-256=:{}:", STANDARD.encode(bytes.collect::<Vec<u8>>()))
-}
-
-/// The bytes that one range asks for; several ranges, and units that are not bytes, are answered with all of it.
-fn range_of(text: &str, size: u64) -> Option<Result<(u64, u64), ()>> {
-    let (start, end) = text.strip_prefix("bytes=")?.trim().split_once('-')?;
-    let (start, end) = match (start, end) {
-        ("", last) => {
-            let last: u64 = last.parse().ok()?;
-            (size.saturating_sub(last), size)
-        }
-        (start, "") => (start.parse().ok()?, size),
-        (start, last) => (
-            start.parse().ok()?,
-            last.parse::<u64>().ok()?.saturating_add(1).min(size),
-        ),
-    };
-    Some(match start < end && start < size {
-        true => Ok((start, end)),
-        false => Err(()),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_is_taken_as_http_has_it() {
-        for (text, found) in [
-            ("bytes=0-0", Some(Ok((0, 1)))),
-            ("bytes=5-", Some(Ok((5, 10)))),
-            ("bytes=-3", Some(Ok((7, 10)))),
-            ("bytes=2-100", Some(Ok((2, 10)))),
-            ("bytes=10-", Some(Err(()))),
-            ("bytes=5-4", Some(Err(()))),
-            ("bytes=-0", Some(Err(()))),
-            ("bytes=0-1,4-5", None),
-            ("lines=0-1", None),
-        ] {
-            assert_eq!(range_of(text, 10), found, "{text}");
-        }
-    }
 }

@@ -10,12 +10,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use diskette_wire::{tags, tus};
 use futures_util::StreamExt;
 use serde_json::json;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
 use sqlx::FromRow;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
@@ -77,7 +74,7 @@ pub(crate) async fn options(State(app): State<Shared>) -> Response {
         .with("tus-version", VERSION)
         .with("tus-extension", EXTENSIONS)
         .with("tus-max-size", app.settings.max_upload)
-        .with("tus-checksum-algorithm", "sha1,sha256")
+        .with("tus-checksum-algorithm", tus::Checksum::ALGORITHMS)
         .response(StatusCode::NO_CONTENT)
 }
 
@@ -352,16 +349,11 @@ async fn finish(app: &App, upload: &Upload, job: &Arc<Job>) -> Result<()> {
 
 /// The bytes of a request, if they have the digest that it says.
 async fn checked(checksum: &str, body: Body) -> Result<Bytes> {
-    let (algorithm, promised) = checksum.split_once(' ').unwrap_or((checksum, ""));
+    let promised = tus::Checksum::parse(checksum)?;
     let bytes = axum::body::to_bytes(body, MOST_CHECKED).await;
     let bytes =
         bytes.map_err(|_| Problem::bad_request("a request with a checksum has 64 MiB at most"))?;
-    let found = match algorithm {
-        "sha1" => STANDARD.encode(Sha1::digest(&bytes)),
-        "sha256" => STANDARD.encode(Sha256::digest(&bytes)),
-        _ => return Err(Problem::bad_request("the checksum is of sha1 or sha256")),
-    };
-    match found == promised {
+    match promised.is_of(&bytes) {
         true => Ok(bytes),
         false => Err(Problem::new(
             CHUNK_MISMATCH,
@@ -397,25 +389,13 @@ fn speaks(headers: &HeaderMap) -> Result<()> {
     }
 }
 
-/// What the metadata say: pairs of a name and a value in base64, by commas.
+/// What the metadata say.
 fn described(metadata: &str, size: Option<u64>) -> Result<NewImage> {
     let mut new = NewImage {
         size,
         ..NewImage::default()
     };
-    for pair in metadata
-        .split(',')
-        .map(str::trim)
-        .filter(|pair| !pair.is_empty())
-    {
-        let (name, value) = pair.split_once(' ').unwrap_or((pair, ""));
-        let value = STANDARD
-            .decode(value.trim())
-            .ok()
-            .and_then(|value| String::from_utf8(value).ok());
-        let value = value.ok_or_else(|| {
-            Problem::bad_request("a value of Upload-Metadata is no text in base64")
-        })?;
+    for (name, value) in tus::metadata(metadata)? {
         let on = value == "true" || value == "1";
         let Wanted {
             sha256,
@@ -431,7 +411,7 @@ fn described(metadata: &str, size: Option<u64>) -> Result<NewImage> {
             "filename" => new.file_name = Some(value),
             "name" => new.name = label(&value)?,
             "description" => new.description = Some(value),
-            "tags" => new.tags = tags(&value),
+            "tags" => new.tags = tags::by_commas(&value),
             "os" => new.os = Some(value),
             "sha256" => *sha256 = Some(value),
             "format" => *format = Some(value),
@@ -448,13 +428,6 @@ fn described(metadata: &str, size: Option<u64>) -> Result<NewImage> {
         new.name = format!("{name}_{}", jiff::Timestamp::now().as_millisecond());
     }
     Ok(new)
-}
-
-fn tags(text: &str) -> Vec<String> {
-    let tags = text.split(',').map(str::trim);
-    tags.filter(|tag| !tag.is_empty())
-        .map(str::to_owned)
-        .collect()
 }
 
 fn expiry(app: &App) -> String {
@@ -476,16 +449,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
-    let Some(text) = text(headers, name) else {
-        return Ok(None);
-    };
-    let number = text
-        .parse()
-        .ok()
-        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match number {
-        Some(number) => Ok(Some(number)),
-        None => Err(Problem::bad_request(format!("{name} is no number"))),
-    }
+fn number(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>> {
+    let number = text(headers, name).map(|text| tus::number(name, text));
+    Ok(number.transpose()?)
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 use std::time::SystemTime;
 
+use diskette_wire::entry::{self, Entry};
 use serde::Serialize;
 use sqlx::FromRow;
 use utoipa::ToSchema;
 
-use super::entry::{self, Entry};
 use crate::db::{Database, now};
 use crate::problem::{Problem, Result};
 
@@ -128,7 +128,7 @@ impl List {
 
     /// Takes what the address gave.
     pub(crate) fn take(&self, text: &str) -> Result<(), String> {
-        let entries = entry::parsed(text)?;
+        let entries = entry::parsed(text).map_err(|error| error.to_string())?;
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         layers.url = Some(entries);
         Ok(())
@@ -195,7 +195,6 @@ mod tests {
             assert!(entry.urls.iter().all(|url| url.starts_with("https://")));
             let checksums = entry.checksum.url.iter();
             assert!({ checksums }.all(|url| url.starts_with("https://")));
-            fetch::check_keys(entry.checksum.signature.as_ref()).unwrap();
             let settings = crate::settings::Settings::of_flags(Default::default()).unwrap();
             fetch::check(&settings, &entry.import(name)).unwrap();
         }

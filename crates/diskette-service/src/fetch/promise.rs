@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
+use diskette_wire::digest_of;
+
 use super::Import;
-use super::checksum::digest_of;
 use super::client::{Ask, Client, failed, may_pass, strong_etag};
-use super::signature;
 use crate::problem::{CHECKSUM_MISMATCH, Problem, Result};
 use crate::settings::Settings;
 
@@ -35,7 +35,7 @@ pub(crate) fn promised(settings: &Settings, import: &Import) -> Result<Option<Ch
             Some(url) => Some(small(&client, url)?),
             None => None,
         };
-        text = signature::verified(signed, &text, beside.as_deref())?;
+        text = signed.verified(&text, beside.as_deref())?;
     }
     let text = String::from_utf8_lossy(&text);
     let own = import.file_name();

@@ -5,37 +5,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use diskette::core::{Reference, Resolver, Result, Role, Storage, StorageMut};
-use serde::{Deserialize, Serialize};
+use diskette_wire::Wanted;
 use serde_json::{Value, json};
-use utoipa::ToSchema;
 
 use crate::catalog::Row;
 use crate::problem::Problem;
 use crate::spool::{Spool, WatermarkStorage};
-
-/// What is asked of an image that comes in.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub(crate) struct Wanted {
-    /// The SHA-256 of the bytes that are sent.
-    pub(crate) sha256: Option<String>,
-    /// The SHA-512 of the bytes that are sent.
-    pub(crate) sha512: Option<String>,
-    /// The format, where the content is not to be asked: `raw` for a disk whose guest may have written anything.
-    pub(crate) format: Option<String>,
-    /// Which disk of an archive.
-    pub(crate) disk: Option<String>,
-    /// Whether the stored image is compressed.
-    pub(crate) compress: bool,
-    /// Whether internal snapshots of a QCOW2 image are left out. They are kept otherwise, where the image is stored as it came.
-    pub(crate) drop_snapshots: bool,
-    /// Whether a name that lies about the content is an error.
-    pub(crate) strict: bool,
-    /// Whether a name that is taken is to stand for this image from now on.
-    pub(crate) overwrite: bool,
-    /// Whether what is compressed as a whole is unpacked: `auto` (the default) or `none`.
-    pub(crate) decompress: Option<String>,
-}
 
 /// One image on its way in.
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
-use serde_json::{Value, json};
+use diskette_wire::tags;
+use serde_json::json;
 
 use super::receive::{GiveUp, Receiver};
 use crate::catalog::{self, New, Row, label, name_of_file};
@@ -241,7 +242,7 @@ impl Said {
             "name" if !text.is_empty() => self.name = Some(label(&text)?),
             "displayName" | "display_name" => self.display_name = Some(text),
             "description" => self.description = Some(text),
-            "tags" => self.tags = tags(&text),
+            "tags" => self.tags = tags::listed(&text),
             "sha256" if !text.is_empty() => self.wanted.sha256 = Some(text.trim().to_lowercase()),
             "format" if !text.is_empty() => self.wanted.format = Some(text),
             "disk" if !text.is_empty() => self.wanted.disk = Some(text),
@@ -253,24 +254,6 @@ impl Said {
             _ => {}
         }
         Ok(())
-    }
-}
-
-/// A list in JSON, or words by commas.
-fn tags(text: &str) -> Vec<String> {
-    let words = || {
-        text.split(',')
-            .map(str::trim)
-            .filter(|tag| !tag.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    match serde_json::from_str(text) {
-        Ok(Value::Array(tags)) => tags
-            .iter()
-            .filter_map(|tag| Some(tag.as_str()?.to_owned()))
-            .collect(),
-        _ => words(),
     }
 }
 

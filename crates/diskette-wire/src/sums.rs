@@ -1,7 +1,8 @@
 //! Checksum files as publishers write them: `DIGEST  NAME`, `DIGEST *NAME`, or `SHA256 (NAME) = DIGEST`.
 
 /// The digest of the file of this name: 64 digits (SHA-256) or 128 (SHA-512).
-pub(super) fn digest_of(text: &str, name: &str) -> Option<String> {
+#[must_use]
+pub fn digest_of(text: &str, name: &str) -> Option<String> {
     let lines = || text.lines().map(str::trim);
     let mut digests = lines().filter_map(|line| parsed(line, name));
     if let Some(found) = digests.next() {

@@ -2,21 +2,26 @@
 //!
 //! A suggestion is no rule: any label is taken.
 
-use diskette::inside::Contents;
 use serde::Serialize;
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
+use crate::names::name_of_file;
+
 /// A name that an image might have.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = NameSuggestion)]
-pub(crate) struct Suggestion {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema), schema(as = NameSuggestion))]
+pub struct Suggestion {
     /// `<os>-<version>-<variant>`, as far as these are known.
-    pub(crate) name: String,
-    pub(crate) os: Option<String>,
-    pub(crate) version: Option<String>,
-    pub(crate) variant: Option<String>,
+    pub name: String,
+    /// The system, in small letters.
+    pub os: Option<String>,
+    /// Digits and dots.
+    pub version: Option<String>,
+    /// `cloud`, `server` and the like.
+    pub variant: Option<String>,
     /// What it was found by: `label` (of a file system or a volume) or `file`.
-    pub(crate) by: Option<&'static str>,
+    pub by: Option<&'static str>,
 }
 
 /// Words by which a system is known, and its name. Of two that fit the first is taken.
@@ -93,17 +98,10 @@ const VARIANTS: &[(&str, &str)] = &[
 /// Labels of file systems that only one publisher gives.
 const LABELS: &[(&str, &str)] = &[("cloudimg-rootfs", "ubuntu"), ("cirros-rootfs", "cirros")];
 
-/// The labels of what is on a disk: of a volume as a whole, and of file systems in partitions.
-pub(crate) fn labels_of(contents: &Contents) -> Vec<&str> {
-    let parts = contents.partitions.iter();
-    let inside = parts.filter_map(|part| part.file_system.as_ref());
-    let all = contents.file_system.iter().chain(inside);
-    all.filter_map(|found| found.label.as_deref()).collect()
-}
-
 /// What an image might be called, by its file's name and by the labels on its disk, where these are known.
-pub(crate) fn suggest_name(file: &str, labels: &[&str]) -> Suggestion {
-    let of_file = Found::in_text(&crate::catalog::name_of_file(file));
+#[must_use]
+pub fn suggest_name(file: &str, labels: &[&str]) -> Suggestion {
+    let of_file = Found::in_text(&name_of_file(file));
     let of_labels = Found::in_labels(labels);
     let by_label = of_labels.os.is_some();
     // A version belongs to the system beside which it stands.
@@ -122,7 +120,7 @@ pub(crate) fn suggest_name(file: &str, labels: &[&str]) -> Suggestion {
             .map(String::as_str)
             .collect::<Vec<_>>()
             .join("-"),
-        None => plain(&crate::catalog::name_of_file(file)),
+        None => plain(&name_of_file(file)),
     };
     let by = match (by_label, os.is_some()) {
         (true, _) => Some("label"),
@@ -139,7 +137,8 @@ pub(crate) fn suggest_name(file: &str, labels: &[&str]) -> Suggestion {
 }
 
 /// Whether a name follows the convention: a system, a version, a variant, in small letters.
-pub(crate) fn is_conventional(name: &str) -> bool {
+#[must_use]
+pub fn is_conventional(name: &str) -> bool {
     let is_version = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
     let clean = |part: &str| {
         !part.is_empty()
@@ -235,7 +234,7 @@ fn plain(name: &str) -> String {
     let lower = name.to_lowercase();
     let words = lower
         .split(|c: char| !c.is_alphanumeric() && c != '.')
-        .filter(|word| !word.is_empty());
+        .filter(|word| word.contains(char::is_alphanumeric));
     let joined = words.collect::<Vec<_>>().join("-");
     match joined.is_empty() {
         true => "image".to_owned(),
@@ -277,6 +276,8 @@ mod tests {
         suggested("Win10_22H2_English.iso", "windows-10");
         suggested("My Router (copy).vmdk", "my-router-copy");
         suggested("../../..", "image");
+        suggested("-.-", "image");
+        suggested("a . b", "a-b");
     }
 
     #[test]

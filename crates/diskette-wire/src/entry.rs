@@ -11,53 +11,65 @@
 //! SandLabX's list is taken, too: a JSON object of file names and addresses.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
-use crate::catalog::{label, name_of_file};
-use crate::fetch::{Import, Signature};
-use crate::problem::{Problem, Result};
+use crate::error::{Result, WireError};
+use crate::import::Import;
+use crate::names::{label, name_of_file};
+use crate::signature::Signature;
 
 /// A base image, as a catalog has it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// What it is called where people read it.
-    pub(crate) title: Option<String>,
-    pub(crate) description: Option<String>,
+    pub title: Option<String>,
+    /// What is to be known about it.
+    pub description: Option<String>,
     /// Other names under which it is found: file names of old.
-    pub(crate) aliases: Vec<Alias>,
-    pub(crate) os: Option<String>,
-    pub(crate) version: Option<String>,
-    pub(crate) arch: Option<String>,
+    pub aliases: Vec<Alias>,
+    /// The system: `debian` and the like.
+    pub os: Option<String>,
+    /// The system's version.
+    pub version: Option<String>,
+    /// The processor: `x86_64` and the like.
+    pub arch: Option<String>,
     /// The format in which it is published.
-    pub(crate) format: Option<String>,
+    pub format: Option<String>,
     /// `bios` or `uefi`, where it boots by one of them alone.
-    pub(crate) firmware: Option<String>,
+    pub firmware: Option<String>,
     /// Whether the guest takes a seed of cloud-init's.
-    pub(crate) cloud_init: bool,
+    pub cloud_init: bool,
     /// About how many bytes are fetched.
-    pub(crate) size: Option<u64>,
+    pub size: Option<u64>,
     /// Where it is fetched from: the next address is asked when one does not deliver the right bytes.
-    pub(crate) urls: Vec<String>,
-    pub(crate) checksum: Checksum,
-    pub(crate) channel: Channel,
+    pub urls: Vec<String>,
+    /// What the bytes are held against.
+    pub checksum: Checksum,
+    /// Whether the addresses lead to something newer with time.
+    pub channel: Channel,
     /// What a machine made of it consists of, where it is not said otherwise: `hw_disk_bus` and the like.
-    #[schema(value_type = Object)]
-    pub(crate) launch: Map<String, Value>,
+    #[cfg_attr(feature = "schema", schema(value_type = Object))]
+    pub launch: Map<String, Value>,
 }
 
 /// Another name for a base image.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 #[serde(from = "AliasText")]
-#[schema(as = BaseAlias)]
-pub(crate) struct Alias {
-    pub(crate) name: String,
+#[cfg_attr(feature = "schema", schema(as = BaseAlias))]
+pub struct Alias {
+    /// The name itself.
+    pub name: String,
     /// What is to be known about the name: that it lies, for example.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) note: Option<String>,
+    pub note: Option<String>,
 }
 
 /// How an alias may be written.
@@ -78,24 +90,25 @@ impl From<AliasText> for Alias {
 }
 
 /// What the bytes are held against.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Checksum {
+pub struct Checksum {
     /// The SHA-256 itself.
-    pub(crate) sha256: Option<String>,
+    pub sha256: Option<String>,
     /// The SHA-512 itself.
-    pub(crate) sha512: Option<String>,
+    pub sha512: Option<String>,
     /// The publisher's checksum file.
-    pub(crate) url: Option<String>,
+    pub url: Option<String>,
     /// The file's name in it, where that is not the end of the first address.
-    pub(crate) file: Option<String>,
+    pub file: Option<String>,
     /// Who has signed the checksum file.
-    pub(crate) signature: Option<Signature>,
+    pub signature: Option<Signature>,
 }
 
 impl Checksum {
     /// `pinned`, `signed`, `file` or `none`.
-    pub(crate) const fn kind(&self) -> &'static str {
+    pub const fn kind(&self) -> &'static str {
         match self {
             Self {
                 sha256: Some(_), ..
@@ -115,9 +128,10 @@ impl Checksum {
 }
 
 /// Whether what the addresses lead to changes. Complete by nature.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Channel {
+pub enum Channel {
     /// They lead to the newest one: now and then it is looked whether there is a newer one.
     #[default]
     Rolling,
@@ -127,8 +141,11 @@ pub(crate) enum Channel {
 
 impl Entry {
     /// That it can be worked with.
-    pub(crate) fn check(&self, name: &str) -> Result<()> {
-        let wrong = |why: String| Err(Problem::bad_request(format!("\"{name}\": {why}")));
+    pub fn check(&self, name: &str) -> Result<()> {
+        let wrong = |why: String| {
+            let why = format!("\"{}\": {why}", name.escape_debug());
+            Err(WireError::Catalog { why })
+        };
         label(name)?;
         for alias in &self.aliases {
             label(&alias.name)?;
@@ -140,7 +157,8 @@ impl Entry {
             && !["bios", "uefi", "uefi-secure"].contains(&firmware.as_str())
         {
             return wrong(format!(
-                "firmware is bios, uefi or uefi-secure, not \"{firmware}\""
+                "firmware is bios, uefi or uefi-secure, not \"{}\"",
+                firmware.escape_debug()
             ));
         }
         for (digest, len) in [(&self.checksum.sha256, 64), (&self.checksum.sha512, 128)] {
@@ -158,7 +176,7 @@ impl Entry {
     }
 
     /// What is fetched for it.
-    pub(crate) fn import(&self, name: &str) -> Import {
+    pub fn import(&self, name: &str) -> Import {
         let mut urls = self.urls.iter().cloned();
         let mut import = Import {
             url: urls.next().unwrap_or_default(),
@@ -177,7 +195,7 @@ impl Entry {
     }
 
     /// The properties of the image that is made of it.
-    pub(crate) fn properties(&self) -> Map<String, Value> {
+    pub fn properties(&self) -> Map<String, Value> {
         let mut all = self.launch.clone();
         let facts = [
             ("hw_firmware_type", &self.firmware),
@@ -196,28 +214,28 @@ impl Entry {
 }
 
 /// A catalog, as it is written.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Written {
+struct Written {
     /// Whether the entries that are built in stand besides these.
     builtin: Option<bool>,
     images: BTreeMap<String, Entry>,
 }
 
 /// Entries by name, and whether those that are built in stand besides.
-pub(super) type Entries = (BTreeMap<String, Entry>, bool);
+pub type Entries = (BTreeMap<String, Entry>, bool);
 
 /// Reads a catalog: TOML, or JSON of names and addresses.
-pub(super) fn parsed(text: &str) -> Result<Entries, String> {
+pub fn parsed(text: &str) -> Result<Entries> {
     let (images, builtin) = match text.trim_start().starts_with('{') {
         true => (of_json(text)?, false),
         false => {
-            let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
+            let written: Written = toml::from_str(text).map_err(unread)?;
             (written.images, written.builtin.unwrap_or(true))
         }
     };
     for (name, entry) in &images {
-        entry.check(name).map_err(|problem| problem.detail)?;
+        entry.check(name)?;
     }
     Ok((images, builtin))
 }
@@ -231,9 +249,13 @@ enum Old {
     Import(Box<Import>),
 }
 
-fn of_json(text: &str) -> Result<BTreeMap<String, Entry>, String> {
-    let old: BTreeMap<String, Old> =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
+fn unread(error: impl Display) -> WireError {
+    let why = error.to_string();
+    WireError::Catalog { why }
+}
+
+fn of_json(text: &str) -> Result<BTreeMap<String, Entry>> {
+    let old: BTreeMap<String, Old> = serde_json::from_str(text).map_err(unread)?;
     let entries = old.into_iter().map(|(file, old)| {
         let mut entry = match old {
             Old::Address(url) => Entry {

@@ -2,7 +2,7 @@ use super::*;
 
 macro_rules! data {
     ($name:literal) => {
-        include_bytes!(concat!("../../../tests/data/signed/", $name))
+        include_bytes!(concat!("../../tests/signed/", $name))
     };
 }
 
@@ -27,14 +27,14 @@ const AROUND: &[u8] = data!("CS.asc");
 fn what_gnupg_has_signed_is_taken_by_the_key_that_has_signed_it() {
     let (ed, rsa, both) = (signature(&[ED]), signature(&[RSA]), signature(&[ED, RSA]));
     for (keys, beside) in [(&ed, BESIDE_ED), (&rsa, BESIDE_RSA), (&both, BESIDE_RSA)] {
-        assert_eq!(verified(keys, SUMS, Some(beside)).unwrap(), SUMS);
+        assert_eq!(keys.verified(SUMS, Some(beside)).unwrap(), SUMS);
     }
     for (keys, beside) in [(&rsa, BESIDE_ED), (&ed, BESIDE_RSA)] {
-        let problem = verified(keys, SUMS, Some(beside)).unwrap_err();
-        assert_eq!(problem.code, SIGNATURE_REFUSED);
-        assert!(problem.detail.contains("not named"), "{}", problem.detail);
+        let problem = keys.verified(SUMS, Some(beside)).unwrap_err();
+        assert!(matches!(problem, WireError::Signature { .. }));
+        assert!(problem.to_string().contains("not named"), "{problem}");
     }
-    let text = String::from_utf8(verified(&rsa, AROUND, None).unwrap()).unwrap();
+    let text = String::from_utf8(rsa.verified(AROUND, None).unwrap()).unwrap();
     assert!(
         text.starts_with("# a comment\n- dashed\nSHA256 (router"),
         "{text}"
@@ -47,12 +47,9 @@ fn what_has_been_changed_is_refused_wherever_it_was() {
     for at in 0..SUMS.len() {
         let mut changed = SUMS.to_vec();
         changed[at] ^= 1;
+        assert!(keys.verified(&changed, Some(BESIDE_ED)).is_err(), "at {at}");
         assert!(
-            verified(&keys, &changed, Some(BESIDE_ED)).is_err(),
-            "at {at}"
-        );
-        assert!(
-            verified(&keys, &changed, Some(BESIDE_RSA)).is_err(),
+            keys.verified(&changed, Some(BESIDE_RSA)).is_err(),
             "at {at}"
         );
     }
@@ -60,18 +57,18 @@ fn what_has_been_changed_is_refused_wherever_it_was() {
     for at in 0..BESIDE_RSA.len() {
         let mut changed = BESIDE_RSA.to_vec();
         changed[at] ^= 0x11;
-        let _ = verified(&keys, SUMS, Some(&changed));
-        let _ = verified(&keys, SUMS, Some(&BESIDE_RSA[..at]));
+        let _ = keys.verified(SUMS, Some(&changed));
+        let _ = keys.verified(SUMS, Some(&BESIDE_RSA[..at]));
     }
     let text = String::from_utf8(AROUND.to_vec()).unwrap();
     let changed = text.replace("router.qcow2", "Router.qcow2");
-    assert!(verified(&keys, changed.as_bytes(), None).is_err());
+    assert!(keys.verified(changed.as_bytes(), None).is_err());
     for at in 0..text.len() {
-        let _ = verified(&keys, &AROUND[..at], None);
+        let _ = keys.verified(&AROUND[..at], None);
     }
     // What was put around the signed part is not a part of it.
     let around = format!("{}  other.img\n{text}", "0".repeat(64));
-    let read = verified(&keys, around.as_bytes(), None).unwrap();
+    let read = keys.verified(around.as_bytes(), None).unwrap();
     assert!(!String::from_utf8(read).unwrap().contains("other.img"));
 }
 
@@ -79,7 +76,7 @@ fn what_has_been_changed_is_refused_wherever_it_was() {
 fn keys_that_are_built_in_are_those_of_the_publishers() {
     let ids = |name: &str| {
         let keys = vec![format!("builtin:{name}")];
-        let keys = keys_of(&Signature { url: None, keys }).unwrap();
+        let keys = Signature { url: None, keys }.known_keys().unwrap();
         keys.iter().map(|key| key.id).collect::<Vec<_>>()
     };
     assert_eq!(ids("ubuntu-cloudimage"), [0x1A5D_6C4C_7DB8_7C81]);
@@ -90,9 +87,19 @@ fn keys_that_are_built_in_are_those_of_the_publishers() {
         "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END",
     ] {
         let keys = vec![key.to_owned()];
-        assert!(
-            check_keys(Some(&Signature { url: None, keys })).is_err(),
-            "{key}"
-        );
+        assert!(Signature { url: None, keys }.check_keys().is_err(), "{key}");
     }
+}
+
+#[test]
+fn not_more_than_some_signatures_of_a_text_are_looked_at() {
+    let keys = signature(&[RSA]);
+    let mut wrong = BESIDE_RSA.to_vec();
+    *wrong.last_mut().unwrap() ^= 1;
+    let behind = |count| [wrong.repeat(count), BESIDE_RSA.to_vec()].concat();
+    assert_eq!(keys.verified(SUMS, Some(&behind(15))).unwrap(), SUMS);
+    assert!(keys.verified(SUMS, Some(&behind(16))).is_err());
+    // 4 MiB and 4 MiB, as much as is fetched: were all of them looked at, this would take an hour.
+    let text = vec![b'a'; 4 << 20];
+    assert!(keys.verified(&text, Some(&behind(12_000))).is_err());
 }

@@ -1,14 +1,14 @@
 //! Names are labels: they are shown, and looked up, and never become paths.
 
-use crate::problem::{Problem, Result};
+use crate::error::{Result, WireError};
 
 /// Most bytes of a name.
 const LONGEST: usize = 200;
 
-/// A name, if it can be one.
-pub(crate) fn label(name: &str) -> Result<String> {
+/// A name, without blanks at its ends, if it can be one.
+pub fn label(name: &str) -> Result<String> {
     let name = name.trim();
-    let wrong = |why: &str| Err(Problem::bad_request(format!("the name {why}")));
+    let wrong = |why| Err(WireError::Name { why });
     if name.is_empty() || name == "." || name == ".." {
         return wrong("is empty, or only dots");
     }
@@ -21,8 +21,9 @@ pub(crate) fn label(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-/// A name for what was sent as a file of this name, which may be anything.
-pub(crate) fn name_of_file(file: &str) -> String {
+/// A [`label`] for what was sent as a file of this name, which may be anything.
+#[must_use]
+pub fn name_of_file(file: &str) -> String {
     let base = file.rsplit(['/', '\\']).next().unwrap_or_default();
     let mut name: String = base.chars().filter(|c| !c.is_control()).collect();
     for suffix in [".gz", ".xz", ".zst", ".bz2", ".zstd"] {
@@ -36,7 +37,7 @@ pub(crate) fn name_of_file(file: &str) -> String {
     while name.len() > LONGEST / 2 {
         name.pop();
     }
-    let name = name.trim().trim_matches('.');
+    let name = name.trim_matches(|c: char| c == '.' || c.is_whitespace());
     match name.is_empty() {
         true => "image".to_owned(),
         false => name.to_owned(),
@@ -68,9 +69,11 @@ mod tests {
             ("", "image"),
             ("a\0b.img", "ab"),
             (".vmdk", "image"),
+            (". .", "image"),
+            (".hidden .", "hidden"),
         ] {
             assert_eq!(name_of_file(file), name);
-            label(name).unwrap();
+            assert_eq!(label(name).unwrap(), name);
         }
         label(&name_of_file(&"x".repeat(4096))).unwrap();
         label(&name_of_file(&"ü".repeat(4096))).unwrap();
