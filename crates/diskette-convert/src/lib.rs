@@ -48,4 +48,4 @@ pub use measure::data_len;
 pub use one_pass::OnePass;
 pub use passing::PassingDigests;
 pub use slice::Slice;
-pub use witness::{Pieces, Seen, Witness, pieces};
+pub use witness::{Pieces, Witness, pieces};

@@ -20,23 +20,13 @@ use crate::pipeline::{Stages, run};
 /// # use diskette_convert::{Control, Witness, pieces};
 /// # fn doc(new: &dyn diskette_core::BlockReader, witness: &Witness) -> diskette_core::Result<bool> {
 /// // After the conversion, of the image that was made:
-/// let seen = witness.finish(new.size(), &Control::default())?;
-/// Ok(pieces(new, &Control::default())? == seen.pieces)
+/// Ok(pieces(new, &Control::default())? == witness.pieces())
 /// # }
 /// ```
 #[derive(Default)]
 pub struct Witness {
     pieces: Mutex<Pieces>,
     passing: Option<Mutex<Passing>>,
-}
-
-/// What a [`Witness`] has seen. Complete by nature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The SHA-256 of the whole disk, if it was hashed.
-    pub sha256: Option<[u8; 32]>,
-    /// The pieces of the disk that are not zero, with their places.
-    pub pieces: Pieces,
 }
 
 /// A number for what a disk holds that any number of threads find out at once, and that takes no time for zeros: each piece
@@ -64,14 +54,19 @@ impl Witness {
         Self::default()
     }
 
-    /// What it has seen of a disk of `size` bytes. The zeros at the disk's end are hashed now.
-    pub fn finish(&self, size: u64, control: &Control<'_>) -> Result<Seen> {
+    /// The pieces of the disk that it has seen.
+    #[must_use]
+    pub fn pieces(&self) -> Pieces {
+        *lock(&self.pieces)
+    }
+
+    /// The SHA-256 of the whole disk of `size` bytes, if it was hashed. The zeros at the disk's end are hashed now: a
+    /// second for each GiB or two.
+    pub fn sha256(&self, size: u64, control: &Control<'_>) -> Result<Option<[u8; 32]>> {
         let passing = self.passing.as_ref().map(|passing| lock(passing).clone());
-        let sha256 = passing.map(|passing| passing.finish(size, control));
-        Ok(Seen {
-            sha256: sha256.transpose()?,
-            pieces: *lock(&self.pieces),
-        })
+        passing
+            .map(|passing| passing.finish(size, control))
+            .transpose()
     }
 
     /// Guest data of some unit, which begins at a multiple of the unit and ends there, or at the disk's end. By any thread.

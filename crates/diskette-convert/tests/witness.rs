@@ -4,7 +4,7 @@
 
 mod fake;
 
-use diskette_convert::{Control, ConvertOptions, Pieces, Seen, Witness, convert, pieces};
+use diskette_convert::{Control, ConvertOptions, Pieces, Witness, convert, pieces};
 use diskette_core::{BlockReader, BlockReaderExt};
 use fake::{Disk, Image, KIB, MIB};
 use sha2::{Digest, Sha256};
@@ -22,13 +22,14 @@ fn disk(last: u64) -> Disk {
         .hole(70 * KIB)
 }
 
-fn seen(disk: &Disk, chunk: u32, threads: usize) -> Seen {
+fn seen(disk: &Disk, chunk: u32, threads: usize) -> (Option<[u8; 32]>, Pieces) {
     let witness = Witness::new();
     let mut options = ConvertOptions::default();
     options.control.threads = Some(threads);
     options.witness = Some(&witness);
     convert(disk, Box::new(Image::new(chunk)), &options).unwrap();
-    witness.finish(disk.size(), &options.control).unwrap()
+    let sha256 = witness.sha256(disk.size(), &options.control).unwrap();
+    (sha256, witness.pieces())
 }
 
 fn found(disk: &Disk, threads: usize) -> Pieces {
@@ -43,9 +44,9 @@ fn a_witness_knows_the_disk_whatever_the_chunks_and_the_threads() {
     let size = usize::try_from(disk.size()).unwrap();
     let bytes = disk.read_vec(0, size).unwrap();
     for (chunk, threads) in [(64 << 10, 1), (64 << 10, 3), (2 << 20, 2), (8 << 20, 2)] {
-        let seen = seen(&disk, chunk, threads);
-        assert_eq!(seen.sha256, Some(Sha256::digest(&bytes).into()), "{chunk}");
-        assert_eq!(seen.pieces, found(&disk, threads), "{chunk}");
+        let (sha256, pieces) = seen(&disk, chunk, threads);
+        assert_eq!(sha256, Some(Sha256::digest(&bytes).into()), "{chunk}");
+        assert_eq!(pieces, found(&disk, threads), "{chunk}");
     }
 }
 
@@ -82,7 +83,7 @@ fn who_cancels_does_not_wait_until_all_zeros_are_hashed() {
     let witness = Witness::new();
     let size = 1 << 50;
     assert!(matches!(
-        witness.finish(size, &control),
+        witness.sha256(size, &control),
         Err(diskette_core::Error::Cancelled)
     ));
 }

@@ -38,6 +38,9 @@ pub struct Conversion<'a> {
     pub engine: ConvertOptions<'a>,
     /// Whether the image is on stable storage before it gets its name.
     pub sync: bool,
+    /// Whether the image is sent on to stable storage while it is written, so that little is left to wait for when it is
+    /// synced: what [`sync`](Self::sync) does, too.
+    pub send_on: bool,
     /// Whether the host is to keep space for all of the image's files, holes in them included: what fixed images are for,
     /// of formats that have no `preallocation`.
     pub reserve: bool,
@@ -55,6 +58,7 @@ impl<'a> Conversion<'a> {
             image: NewImage::default(),
             engine: ConvertOptions::default(),
             sync: false,
+            send_on: false,
             reserve: false,
             kept: Vec::new(),
             bitmaps: Vec::new(),
@@ -100,6 +104,13 @@ impl<'a> Conversion<'a> {
         self
     }
 
+    /// The same, but that the image is sent on to stable storage while it is written. Whoever asks for it syncs the file.
+    #[must_use]
+    pub const fn sent_on(mut self) -> Self {
+        self.send_on = true;
+        self
+    }
+
     /// The same, but that no part of the image replaces a file that one of these is read from; see
     /// [`refuse_source_as_target`] for the image's own file.
     #[must_use]
@@ -136,7 +147,7 @@ impl<'a> Conversion<'a> {
         image.size = source.size();
         let format = writable(&self.format)?;
         let files = NewFiles::create(path)?.keeping(&self.kept);
-        let files = match self.sync {
+        let files = match self.sync || self.send_on {
             true => files.sent_on(),
             false => files,
         };

@@ -1,12 +1,12 @@
 //! Any image into QCOW2, while its bytes come; then the result is held against what went by.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use diskette::core::{BlockReader, Chain, ImageInfo, OpenOptions};
-use diskette::engine::{OnePass, Progress, Seen, Witness, pieces};
+use diskette::engine::{Control, OnePass, Pieces, Progress, Witness, pieces};
 use diskette::storage::FileStorage;
 use diskette::{Arrived, Conversion, Incoming};
 use serde_json::json;
@@ -31,7 +31,7 @@ pub(super) fn into_qcow2(
         .staging()
         .join(format!("{}.qcow2", bench.job.image));
     let mut passed_once = false;
-    let seen = match one_pass(source, format, options)? {
+    let witness = match one_pass(source, format, options)? {
         Some(disk) => {
             passed_once = true;
             let size = disk.size();
@@ -57,7 +57,7 @@ pub(super) fn into_qcow2(
         }
         Ok(opened)
     });
-    let made = opened.and_then(|opened| verified(bench, format, &opened.info, &seen, &staged));
+    let made = opened.and_then(|opened| verified(bench, format, &opened.info, &witness, &staged));
     made.inspect_err(|_| {
         // The problem is what counts.
         let _ = fs::remove_file(&staged);
@@ -87,46 +87,54 @@ fn write(
     bench: &Bench<'_>,
     size: u64,
     run: impl FnOnce(&Conversion<'_>) -> diskette::core::Result<()>,
-) -> Result<Seen> {
+) -> Result<Witness> {
     let witness = match size > MOST_HASHED {
         true => Witness::of_pieces(),
         false => Witness::new(),
     };
     let progress = |progress: Progress| bench.job.progress(progress);
-    let mut conversion = Conversion::to("qcow2").synced();
+    let mut conversion = Conversion::to("qcow2").sent_on();
     if bench.job.wanted.compress {
         conversion = conversion.compressed().option("compression_type", "zstd");
     }
     conversion.engine.control = control(bench, &progress);
     conversion.engine.witness = Some(&witness);
     run(&conversion).map_err(|error| fault::of_image(&error))?;
-    let seen = witness.finish(size, &conversion.engine.control);
-    seen.map_err(|error| fault::of_image(&error))
+    Ok(witness)
 }
 
-/// That the result is whole, consistent, stands alone, and holds what the source does.
+/// That the result is whole, consistent, stable, stands alone, and holds what the source does: whoever has sent the last byte
+/// waits for this, so all that takes time is done at once.
 fn verified(
     bench: &Bench<'_>,
     format: &'static str,
     info: &ImageInfo,
-    seen: &Seen,
+    witness: &Witness,
     staged: &Path,
 ) -> Result<Made> {
     (bench.enters)("verifying");
     let image = |error| fault::of_image(&error);
-    let (digest, looked) = thread::scope(|scope| {
-        let digest = scope.spawn(|| sha256_of_file(staged));
-        let looked = look_at(bench, info.size, seen, staged);
-        (digest.join(), looked)
+    let panicked = |_| Problem::internal("a thread panicked");
+    let progress = |progress: Progress| bench.job.progress(progress);
+    let control = control(bench, &progress);
+    let (check, sha256, guest_sha256, stable) = thread::scope(|scope| {
+        let sha256 = scope.spawn(|| sha256_of_file(staged));
+        let stable = scope.spawn(|| File::open(staged)?.sync_all());
+        let guest_sha256 = scope.spawn(|| witness.sha256(info.size, &control));
+        let check = look_at(&control, bench, info.size, &witness.pieces(), staged);
+        (check, sha256.join(), guest_sha256.join(), stable.join())
     });
-    let check = looked?;
-    let digest = digest.map_err(|_| Problem::internal("a thread panicked"))?;
-    let sha256 = digest.map_err(|error| fault::of_machine("hashing", &error))?;
+    let check = check?;
+    let sha256 = sha256.map_err(panicked)?;
+    let sha256 = sha256.map_err(|error| fault::of_machine("hashing", &error))?;
+    let stable = stable.map_err(panicked)?;
+    stable.map_err(|error| fault::of_machine("syncing", &error))?;
+    let guest_sha256 = guest_sha256.map_err(panicked)?.map_err(image)?;
+    let guest_sha256 = guest_sha256.map(|sha256| hex(&sha256));
     let size = fs::metadata(staged)
         .map_err(|error| fault::of_machine("the result", &error))?
         .len();
     let new = diskette::inspect(staged, OpenOptions::default()).map_err(image)?;
-    let guest_sha256 = seen.sha256.map(|sha256| hex(&sha256));
     Ok(Made {
         staged: staged.to_owned(),
         size,
@@ -151,22 +159,28 @@ fn verified(
     })
 }
 
-fn look_at(bench: &Bench<'_>, size: u64, seen: &Seen, staged: &Path) -> Result<serde_json::Value> {
+/// Opens the result as a stranger would. It must hold these pieces.
+fn look_at(
+    control: &Control<'_>,
+    bench: &Bench<'_>,
+    size: u64,
+    seen: &Pieces,
+    staged: &Path,
+) -> Result<serde_json::Value> {
     let image = |error| fault::of_image(&error);
     let options = OpenOptions::default();
     let storage = FileStorage::open(staged).map_err(image)?;
     let format = diskette::registry().probe(&storage).map_err(image)?.name();
     let (_, report) = diskette::check(staged, &options).map_err(image)?;
     let new = diskette::open_with(staged, &options).map_err(image)?;
-    let progress = |progress: Progress| bench.job.progress(progress);
-    let found = pieces(&new, &control(bench, &progress)).map_err(image)?;
+    let found = pieces(&new, control).map_err(image)?;
     let sound = report.corruptions == 0 && report.leaks == 0 && report.check_errors == 0;
-    if format != "qcow2" || !sound || new.size() != size || found != seen.pieces {
+    if format != "qcow2" || !sound || new.size() != size || found != *seen {
         // What we have written is not what we have read: the machine's fault, or ours.
         let detail = format!(
             "the result does not hold what the source does (format {format}, sound: {sound}, size {} of {size}, same data: {})",
             new.size(),
-            found == seen.pieces
+            found == *seen
         );
         tracing::error!(image = %bench.job.image, detail);
         return Err(Problem::new(CORRUPT, detail));
