@@ -20,6 +20,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use ureq::Agent;
 use ureq::http::{HeaderMap, Request};
@@ -210,6 +211,21 @@ impl Server {
         }
     }
 
+    /// Where the sockets of its machines are: a folder that is named by a digest, outside of its data.
+    pub fn sockets(&self) -> PathBuf {
+        let digest = Sha256::digest(self.data.join("overlays").as_os_str().as_encoded_bytes());
+        let name: String = { digest[..6].iter() }
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let base = match nix::unistd::Uid::effective().is_root() {
+            true => PathBuf::from("/run"),
+            false => std::env::var_os("XDG_RUNTIME_DIR")
+                .filter(|folder| !folder.is_empty())
+                .map_or_else(std::env::temp_dir, PathBuf::from),
+        };
+        base.join(format!("diskette-{name}"))
+    }
+
     /// Files below a folder of the data, but for the records.
     pub fn files(&self, below: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -233,6 +249,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // No other server will ever have this data, and tidy up after the machines.
+        let _ = std::fs::remove_dir_all(self.sockets());
     }
 }
 
