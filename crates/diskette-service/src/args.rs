@@ -85,6 +85,8 @@ Examples:
         #[arg(long)]
         group: Option<u32>,
         #[arg(long)]
+        ends_with: Option<u32>,
+        #[arg(long)]
         open: Vec<OpenFile>,
         #[arg(last = true, required = true)]
         line: Vec<OsString>,
@@ -147,11 +149,13 @@ fn done(args: Args) -> Result<ExitCode, server::Failure> {
         Command::BecomeMachine {
             user,
             group,
+            ends_with,
             open,
             line,
         } => {
             let jail = Jail {
                 user: user.zip(group),
+                ends_with,
             };
             let (program, arguments) = line.split_first().ok_or_else(nothing_to_become)?;
             let Err(source) = jail.enter(&open, program, arguments);

@@ -50,14 +50,12 @@ pub(crate) async fn examine(settings: &Settings) -> Vec<Finding> {
 
 async fn qemu(settings: &Settings) -> Vec<Finding> {
     let launcher = nodes::launcher(settings);
-    let program = match launcher.program() {
-        Ok(program) => program,
-        Err(error) => {
-            let without = "images are taken, converted and given out without it; nodes and boot tests are not";
-            return vec![finding("missing", "QEMU", format!("{error}; {without}"))];
-        }
-    };
-    match Verdicts::of(&program, &settings.data.join("accelerators.json")).await {
+    if let Err(error) = launcher.program() {
+        let without =
+            "images are taken, converted and given out without it; nodes and boot tests are not";
+        return vec![finding("missing", "QEMU", format!("{error}; {without}"))];
+    }
+    match Verdicts::of(&launcher, &settings.data.join("accelerators.json")).await {
         Err(error) => vec![finding("missing", "QEMU", error)],
         Ok(verdicts) => {
             let tried = verdicts.tried.iter().map(|tried| {

@@ -69,11 +69,10 @@ impl Nodes {
 
     /// The accelerators, judged once.
     pub(crate) async fn verdicts(&self) -> Result<&Verdicts> {
-        let program = self.launcher.program()?;
         let judged = self
             .accelerator
-            .get_or_try_init(|| async { Verdicts::of(&program, &self.verdicts).await });
-        judged.await.map_err(Problem::internal)
+            .get_or_try_init(|| Verdicts::of(&self.launcher, &self.verdicts));
+        Ok(judged.await?)
     }
 
     /// The one that is used.

@@ -77,6 +77,34 @@ fn a_client_that_goes_away_leaves_no_machine_half_started() {
     }
 }
 
+#[test]
+fn a_service_that_is_killed_while_it_judges_accelerators_leaves_no_machine() {
+    let Some(mut bench) = NodeBench::new() else {
+        return;
+    };
+    let pid = bench.server.pid();
+    scope(|scope| {
+        scope.spawn(|| {
+            bench
+                .server
+                .try_call("GET", "/api/v1/accelerators", &[], &[])
+        });
+        until("probe", || !probes_of(pid).is_empty());
+        kill(pid);
+    });
+    until("end of it", || probes_of(pid).is_empty());
+    bench.server.kill_and_restart();
+}
+
+/// Waits for something that comes soon.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "no {what}");
+        sleep(Duration::from_millis(2));
+    }
+}
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -178,6 +206,10 @@ impl Bench {
     fn round(&mut self, seed: u64) -> String {
         let mut dice = Dice(seed);
         let pid = self.server.pid();
+        if dice.below(4) == 0 {
+            // The accelerators are judged again.
+            let _ = std::fs::remove_file(self.server.data.join("accelerators.json"));
+        }
         let moment = Duration::from_millis(20 + dice.below(1500));
         let workers: &[fn(&Self, &mut Dice) -> Option<()>] = match self.machines {
             true => &[
@@ -199,6 +231,7 @@ impl Bench {
             kill(pid);
         });
         self.server.kill_and_restart();
+        until("end of a probe", || probes_of(pid).is_empty());
         let finishes = dice.below(3) == 0;
         self.look(finishes);
         format!("killed after {} ms; {}", moment.as_millis(), self.counts())
@@ -219,9 +252,7 @@ impl Bench {
 
     /// All machines of this service: the folder of their sockets is on their command lines.
     fn machines(&self) -> Vec<u32> {
-        let overlays = self.server.data.join("overlays");
-        let digest = sha256(overlays.to_str().unwrap().as_bytes());
-        machines_with(&format!("diskette-{}/", &digest[..12]))
+        machines_with(&format!("{}/", self.server.sockets().display()))
     }
 
     fn name(&self, kind: &str) -> String {
@@ -668,6 +699,11 @@ impl Drop for Bench {
             kill(process);
         }
     }
+}
+
+/// The machines by which a service judges accelerators.
+fn probes_of(service: u32) -> Vec<u32> {
+    machines_with(&format!("diskette-probe-of-{service}\0"))
 }
 
 /// The machines on whose command lines `text` is.

@@ -287,7 +287,7 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 async fn accelerators_are_judged_by_a_boot_and_the_verdict_is_kept() {
     let Some(bench) = bench() else { return };
     let cache = bench.root.join("accelerators.json");
-    let verdicts = Verdicts::of(QEMU.as_ref(), &cache).await.unwrap();
+    let verdicts = Verdicts::of(&bench.launcher, &cache).await.unwrap();
     let tcg = verdicts
         .tried
         .iter()
@@ -295,5 +295,8 @@ async fn accelerators_are_judged_by_a_boot_and_the_verdict_is_kept() {
         .unwrap();
     assert!(tcg.works, "{tcg:?}");
     assert!(verdicts.best().is_some());
-    assert_eq!(Verdicts::of(QEMU.as_ref(), &cache).await.unwrap(), verdicts);
+    assert_eq!(
+        Verdicts::of(&bench.launcher, &cache).await.unwrap(),
+        verdicts
+    );
 }

@@ -2,7 +2,7 @@
 //! makes machines, and runs guests a hundred times slower than emulation.)
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use utoipa::ToSchema;
+
+use super::arguments::{Access, CommandLine, OpenFile};
+use super::machine::Launcher;
+use super::{Result, at};
 
 /// A boot sector that says one line on the first serial port and halts.
 const PROBE: [u8; 512] = probe();
@@ -83,9 +87,10 @@ impl Verdicts {
             .map(|verdict| verdict.accelerator.as_str())
     }
 
-    /// What was found before, in `cache`, if QEMU and kernel are the same; else each is booted, and kept there.
-    pub async fn of(qemu: &Path, cache: &Path) -> io::Result<Self> {
-        let version = version(qemu).await?;
+    /// What was found before, in `cache`, if QEMU and kernel are the same; else each is booted as machines are, and kept there.
+    pub async fn of(launcher: &Launcher, cache: &Path) -> Result<Self> {
+        let program = launcher.program()?;
+        let version = version(&program).await.map_err(at(&program))?;
         let kernel = rustix::system::uname()
             .release()
             .to_string_lossy()
@@ -97,7 +102,7 @@ impl Verdicts {
         }
         let mut tried = Vec::new();
         for (name, patience) in [("kvm", PATIENCE_KVM), ("tcg", PATIENCE_TCG)] {
-            tried.push(boot(qemu, name, patience).await?);
+            tried.push(boot(launcher, &program, name, patience).await?);
         }
         let found = Self {
             qemu: version,
@@ -105,7 +110,9 @@ impl Verdicts {
             tried,
         };
         // A cache that cannot be written costs the next start two boots.
-        let _ = std::fs::write(cache, serde_json::to_vec_pretty(&found)?);
+        if let Ok(text) = serde_json::to_vec_pretty(&found) {
+            let _ = std::fs::write(cache, text);
+        }
         Ok(found)
     }
 }
@@ -128,17 +135,28 @@ pub async fn version(qemu: &Path) -> io::Result<String> {
         .to_owned())
 }
 
-async fn boot(qemu: &Path, accelerator: &str, patience: Duration) -> io::Result<Verdict> {
-    let mut disk = tempfile::NamedTempFile::new()?;
-    disk.write_all(&PROBE)?;
+async fn boot(
+    launcher: &Launcher,
+    program: &Path,
+    accelerator: &str,
+    patience: Duration,
+) -> Result<Verdict> {
+    // It has no name, and so is gone with the last process that has it open.
+    let disk = tempfile::tempfile().and_then(|mut disk| {
+        disk.write_all(&PROBE)?;
+        Ok(disk)
+    });
+    let disk = disk.map_err(at(std::env::temp_dir()))?;
     let start = Instant::now();
-    let mut guest = Command::new(qemu)
-        .args(arguments(accelerator, disk.path()))
-        .stdin(Stdio::null())
+    let jail = launcher.jail.ending_with_us();
+    let mut guest = Command::new(&launcher.own)
+        .args(jail.arguments(program, command_line(accelerator)))
+        .stdin(disk)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .spawn()?;
+        .spawn()
+        .map_err(at(&launcher.own))?;
     let heard = match guest.stdout.take() {
         Some(mut serial) => tokio::time::timeout(patience, hear(&mut serial)).await,
         None => Ok(false),
@@ -160,13 +178,15 @@ async fn boot(qemu: &Path, accelerator: &str, patience: Duration) -> io::Result<
     })
 }
 
-fn arguments(accelerator: &str, disk: &Path) -> Vec<std::ffi::OsString> {
-    let mut drive = std::ffi::OsString::from("if=ide,format=raw,snapshot=off,readonly=off,file=");
-    drive.push(PathBuf::from(disk));
+/// Its name tells whose it is.
+fn command_line(accelerator: &str) -> CommandLine {
+    let name = format!("diskette-probe-of-{}", std::process::id());
     let machine = format!("pc,accel={accelerator}");
-    [
+    let arguments = [
         "-nodefaults",
         "-no-user-config",
+        "-name",
+        &name,
         "-display",
         "none",
         "-serial",
@@ -175,12 +195,18 @@ fn arguments(accelerator: &str, disk: &Path) -> Vec<std::ffi::OsString> {
         "16",
         "-machine",
         &machine,
-        "-drive",
-    ]
-    .iter()
-    .map(std::ffi::OsString::from)
-    .chain([drive])
-    .collect()
+        "-blockdev",
+        r#"{"driver":"raw","node-name":"probe","file":{"driver":"file","filename":"/dev/fdset/1"}}"#,
+        "-device",
+        "ide-hd,drive=probe",
+    ];
+    CommandLine {
+        arguments: arguments.map(Into::into).into(),
+        files: vec![OpenFile {
+            path: "/dev/stdin".into(),
+            access: Access::Write,
+        }],
+    }
 }
 
 /// Whether the guest said its line before it ended.

@@ -78,6 +78,10 @@ impl BootTest {
             accelerator: &self.accelerator,
             ovmf: ovmf.as_ref(),
         };
+        let launcher = Launcher {
+            jail: launcher.jail.ending_with_us(),
+            ..launcher.clone()
+        };
         let running = launcher.start(&launch).await?;
         let heard = self.listen(&running, home).await;
         running.process.kill().await;

@@ -18,6 +18,7 @@ use std::str::FromStr;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
 use rustix::io::FdFlags;
+use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::arguments::{Access, CommandLine, OpenFile};
@@ -30,6 +31,8 @@ pub const COMMAND: &str = "become-machine";
 pub struct Jail {
     /// The user and the group, where the service may choose: it is root.
     pub user: Option<(u32, u32)>,
+    /// The process that starts the machine, where the machine is to end with it, however that ends.
+    pub ends_with: Option<u32>,
 }
 
 /// Nobody's, as most systems have it.
@@ -44,6 +47,18 @@ impl Jail {
         let is_root = Uid::effective().is_root();
         Self {
             user: is_root.then(|| named.unwrap_or((NOBODY, NOBODY))),
+            ends_with: None,
+        }
+    }
+
+    /// The same, for a machine that does not outlive this process: nobody would find it again.
+    ///
+    /// The kernel goes by the thread that starts it. So that is one that stays: one of the runtime's, none of its blocking ones.
+    #[must_use]
+    pub fn ending_with_us(self) -> Self {
+        Self {
+            ends_with: Some(std::process::id()),
+            ..self
         }
     }
 
@@ -54,6 +69,9 @@ impl Jail {
         if let Some((user, group)) = self.user {
             all.extend(["--user".into(), user.to_string().into()]);
             all.extend(["--group".into(), group.to_string().into()]);
+        }
+        if let Some(parent) = self.ends_with {
+            all.extend(["--ends-with".into(), parent.to_string().into()]);
         }
         for OpenFile { path, access } in line.files {
             let mut word = OsString::from(access.word());
@@ -111,7 +129,22 @@ impl Jail {
         };
         rustix::thread::set_capabilities(None, none)?;
         rustix::thread::set_no_new_privs(true)?;
-        Ok(())
+        match self.ends_with {
+            Some(parent) => end_with(parent),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Has the kernel end this process, and what it becomes, with its parent. A change of rights would take that back: it is the last
+/// step.
+fn end_with(parent: u32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have ended before it was said.
+    let now = rustix::process::getppid().and_then(|now| u32::try_from(now.as_raw_pid()).ok());
+    match now == Some(parent) {
+        true => Ok(()),
+        false => Err(io::Error::other("whoever started it has ended")),
     }
 }
 
