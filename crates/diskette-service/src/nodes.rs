@@ -3,6 +3,7 @@
 //! A node is a row and a folder. The row comes first, and goes first: a folder without a row is removed at the next start.
 //! QEMU outlives the service, and is found again: see [`recovery`].
 
+mod held;
 mod live;
 mod overlay;
 mod publish;

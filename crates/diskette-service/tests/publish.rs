@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::bench::{Bench, console, hear, type_in};
+use common::bench::{Bench, console, hear, machine_of, type_in};
 use diskette_testkit as testkit;
 use serde_json::{Value, json};
 
@@ -111,6 +111,42 @@ fn a_node_that_runs_is_published_as_it_is_and_goes_on() {
     assert_eq!(done["result"]["version"], 2);
     assert_eq!(disk(&bench, "second")[512], b'C');
     bench.until(&node, "paused");
+}
+
+#[test]
+fn a_node_that_is_held_when_the_service_is_killed_goes_on_and_one_that_its_user_paused_does_not() {
+    let Some(mut bench) = Bench::new() else {
+        return;
+    };
+    let (held, paused) = (bench.node("held", true), bench.node("paused", true));
+    bench.step(&paused, "pause").expect(200);
+    let machines = [&held, &paused].map(|node| machine_of(node));
+    for node in [&held, &paused] {
+        // Whoever copies the overlay waits at a pipe that nobody writes into. QEMU has its file.
+        let overlay = bench.server.data.join("overlays").join(node);
+        let overlay = overlay.join("overlay.qcow2");
+        std::fs::rename(&overlay, overlay.with_extension("kept")).unwrap();
+        nix::unistd::mkfifo(&overlay, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let path = format!("/api/v1/nodes/{node}/publish");
+        let wanted = json!({"name": format!("of-{node}")});
+        bench.server.json("POST", &path, &wanted).expect(202);
+    }
+    bench.until(&held, "paused");
+    bench.server.kill();
+    for node in [&held, &paused] {
+        let overlay = bench.server.data.join("overlays").join(node);
+        let overlay = overlay.join("overlay.qcow2");
+        std::fs::rename(overlay.with_extension("kept"), &overlay).unwrap();
+    }
+    bench.server.restart();
+    bench.until(&held, "running");
+    bench.until(&paused, "paused");
+    assert_eq!([&held, &paused].map(|node| machine_of(node)), machines);
+
+    // From now on it is its user who pauses it.
+    bench.step(&held, "pause").expect(200);
+    bench.server.kill_and_restart();
+    bench.until(&held, "paused");
 }
 
 #[test]

@@ -119,6 +119,12 @@ impl Home {
         self.folder.join("command.json")
     }
 
+    /// There while the machine is held, and goes on when we are done.
+    #[must_use]
+    pub fn held(&self) -> PathBuf {
+        self.folder.join("held")
+    }
+
     /// The monitor's socket.
     #[must_use]
     pub fn qmp(&self) -> PathBuf {

@@ -13,9 +13,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::Node;
+use super::held::{hold, let_go};
 use super::overlay::{blob, verify};
 use super::record::Base;
-use super::{Live, Node};
 use crate::api::blocking;
 use crate::auth::Caller;
 use crate::catalog::{self, New, Row, label};
@@ -157,12 +158,13 @@ async fn disk_of(
     image: &str,
 ) -> Result<(Chain, bool)> {
     let _turn = app.nodes.turn(&node.id).await;
-    let overlay = app.nodes.home(&node.id).overlay();
+    let home = app.nodes.home(&node.id);
+    let overlay = home.overlay();
     let copy = app.store.staging().join(format!("{image}.overlay"));
     let copied = copy.clone();
     let live = app.nodes.live(&node.id);
     let resumes = match &live {
-        Some(live) => held(live).await?,
+        Some(live) => hold(&home, live).await?,
         None => false,
     };
     let done = blocking(move || {
@@ -171,7 +173,7 @@ async fn disk_of(
     })
     .await;
     if let (Some(live), true) = (&live, resumes) {
-        live.running.go().await?;
+        let_go(&home, live).await?;
     }
     let opened = match done {
         Ok(_) => {
@@ -183,13 +185,6 @@ async fn disk_of(
     // Whoever has it open goes on reading it.
     let _ = fs::remove_file(&copy);
     opened
-}
-
-/// Has a machine write down all that it was told to, and hold; true where it ran before.
-async fn held(live: &Live) -> Result<bool> {
-    let ran = live.running.status().await? == "running";
-    live.running.monitor.execute("stop", Value::Null).await?;
-    Ok(ran)
 }
 
 /// The overlay lies over the image of its node, whatever a machine may have written into its header.

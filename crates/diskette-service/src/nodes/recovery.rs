@@ -9,7 +9,7 @@ use std::path::Path;
 use super::live::watch;
 use super::overlay::make_if_missing;
 use super::run::attach;
-use super::{Node, locked};
+use super::{Node, held, locked};
 use crate::launch::arguments::monitor_argument;
 use crate::launch::machine::Running;
 use crate::launch::process::Process;
@@ -20,12 +20,13 @@ use crate::state::Shared;
 pub(crate) async fn recover(app: &Shared) -> Result<()> {
     let nodes = Node::every(&app.db).await?;
     for node in &nodes {
-        if let Err(problem) = adopt(app, node).await {
-            tracing::error!(
+        match adopt(app, node).await {
+            Ok(()) => held::forget(&app.nodes.home(&node.id)),
+            Err(problem) => tracing::error!(
                 node = node.name,
                 problem = problem.detail,
                 "node not found again"
-            );
+            ),
         }
     }
     end_orphans(app).await?;
@@ -67,6 +68,11 @@ async fn adopt(app: &Shared, node: &Node) -> Result<()> {
             node.settle(&app.db, "running", None).await
         }
         "running" => node.settle(&app.db, "running", None).await,
+        // Whatever it was held for, nobody does it any more.
+        "paused" if held::was_held(&home) => {
+            live.running.go().await?;
+            node.settle(&app.db, "running", None).await
+        }
         _ => node.settle(&app.db, "paused", None).await,
     }
 }

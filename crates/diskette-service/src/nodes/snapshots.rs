@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::Node;
+use super::{Node, held};
 use crate::api::blocking;
 use crate::problem::{BAD_REQUEST, NAME_TAKEN, NOT_FOUND, Problem, Result};
 use crate::state::Shared;
@@ -91,7 +91,12 @@ pub(crate) async fn restore_snapshot(app: &Shared, node: &Node, name: &str) -> R
             let detail = format!("\"{name}\" has no memory: stop the node first");
             return Err(Problem::new(BAD_REQUEST, detail));
         }
-        return Ok(live.running.load(name).await?);
+        // It is held until it is what it was.
+        let home = app.nodes.home(&node.id);
+        held::note(&home)?;
+        let loaded = live.running.load(name).await;
+        held::forget(&home);
+        return Ok(loaded?);
     }
     let name = name.to_owned();
     edit(app, node, move |snapshots| snapshots.apply(&name)).await
