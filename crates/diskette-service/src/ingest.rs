@@ -83,7 +83,20 @@ pub(crate) fn make(bench: &Bench<'_>) -> Result<Made> {
     if bench.job.is_cancelled() {
         return Err(Problem::new(CANCELLED, "it was given up"));
     }
-    made
+    match made {
+        Err(problem) => Err(broken_promise(bench, &problem).unwrap_or(problem)),
+        made => made,
+    }
+}
+
+/// That the bytes are not those that were promised tells more than what is wrong with them.
+fn broken_promise(bench: &Bench<'_>, problem: &Problem) -> Option<Problem> {
+    if problem.code == CHECKSUM_MISMATCH || !bench.job.spool.is_whole() {
+        return None;
+    }
+    // A form may promise a digest behind its files.
+    bench.job.files.all();
+    promised(bench).err()
 }
 
 fn of_spool(bench: &Bench<'_>, spool: &Arc<Spool>, name: &str) -> Result<Made> {

@@ -13,6 +13,7 @@ use diskette::core::{BackingImage, NewImage};
 use diskette_testkit as testkit;
 use diskette_testkit::qcow2::Qcow2;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 /// The SHA-256 of a MiB of sevens.
 const GUEST: &str = "51b12eb838732b786b4d45c660a974ddf3860ae09084fd293fa6e5df46581a6c";
@@ -286,5 +287,25 @@ fn a_name_that_lies_is_told_or_refused_where_that_is_asked_for() {
     refused_as(&server, &new, &bytes, 422, "FORMAT_MISMATCH");
     let wrong = json!({"name": "b", "sha256": "0".repeat(64)});
     refused_as(&server, &wrong, &bytes, 422, "CHECKSUM_MISMATCH");
+    nothing_is_left(&server);
+}
+
+#[test]
+fn bytes_that_are_damaged_and_not_those_that_were_promised_are_told_by_their_digest() {
+    let server = Server::start();
+    let mut damaged = converted("qcow2", &[]);
+    let cut = damaged[..damaged.len() / 2].to_vec();
+    // Where the first table is.
+    damaged[40..48].fill(0xff);
+    for (bytes, code) in [(damaged, "CORRUPT"), (cut, "TRUNCATED")] {
+        let digest = Sha256::digest(&bytes);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let right = json!({"name": "a", "sha256": digest});
+        refused_as(&server, &right, &bytes, 422, code);
+        for digest in [("sha256", 64), ("sha512", 128)] {
+            let wrong = json!({"name": "a", digest.0: "0".repeat(digest.1)});
+            refused_as(&server, &wrong, &bytes, 422, "CHECKSUM_MISMATCH");
+        }
+    }
     nothing_is_left(&server);
 }
