@@ -146,6 +146,64 @@ fn a_session_ends_with_its_time_and_with_its_token() {
 }
 
 #[test]
+fn the_last_use_of_a_token_is_recorded_to_the_minute_also_by_its_sessions() {
+    let server = Server::start();
+    let made = |name: &str| {
+        let new = json!({"name": name, "scope": "read"});
+        let made = server.json("POST", "/api/v1/tokens", &new).expect(201);
+        made["token"].as_str().unwrap().to_owned()
+    };
+    let used = |name: &str| {
+        let all = server.get("/api/v1/tokens").expect(200);
+        let token = all.as_array().unwrap().iter();
+        let token = token.clone().find(|token| token["name"] == name).unwrap();
+        token["used_at"].as_str().map(str::to_owned)
+    };
+    let until_used = |name: &str, before: Option<&str>| {
+        for _ in 0..1000 {
+            if let Some(at) = used(name).filter(|at| Some(at.as_str()) != before) {
+                return at;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("its use is not recorded");
+    };
+    let (token, _) = (made("often"), made("never"));
+    assert_eq!((used("often"), used("never")), (None, None));
+    let bearer = format!("Bearer {token}");
+    let call = || {
+        let headers = [("authorization", bearer.as_str())];
+        server.plain("GET", SESSION, &headers, b"").expect(200)
+    };
+    call();
+    let first = until_used("often", None);
+    call();
+    let page = Page::of(login(&server, &json!({"token": token})));
+    page.call(&server, "GET", SESSION, &[]).expect(200);
+    assert_eq!(used("often"), Some(first));
+    assert_eq!(used("never"), None);
+
+    // A minute later the session's next request is recorded.
+    let ago = "2001-01-01T00:00:00.000000Z";
+    set_used(&server, "often", ago);
+    page.call(&server, "GET", SESSION, &[]).expect(200);
+    until_used("often", Some(ago));
+}
+
+/// As if a token had last been used at this time.
+fn set_used(server: &Server, name: &str, at: &str) {
+    let path = server.data.join("records.sqlite");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+        let records = sqlx::SqlitePool::connect_with(options).await.unwrap();
+        let set = sqlx::query("UPDATE tokens SET used_at = ? WHERE name = ?");
+        set.bind(at).bind(name).execute(&records).await.unwrap();
+        records.close().await;
+    });
+}
+
+#[test]
 fn the_printed_address_logs_in_once() {
     let mut server = Server::start();
     let line = server.line();

@@ -60,6 +60,7 @@ struct Kept {
     project: Option<String>,
     scopes: Option<String>,
     token_expires_at: Option<String>,
+    used_at: Option<String>,
 }
 
 /// What the page sends beside the cookie.
@@ -128,7 +129,7 @@ pub(super) async fn known(app: &App, parts: &Parts) -> Result<Who> {
     };
     let secret = sent(&app.settings, &parts.headers).ok_or_else(missing)?;
     let kept: Option<Kept> = sqlx::query_as(
-        "SELECT s.csrf, s.expires_at, s.token, t.name, t.project, t.scopes, t.expires_at AS token_expires_at \
+        "SELECT s.csrf, s.expires_at, s.token, t.name, t.project, t.scopes, t.expires_at AS token_expires_at, t.used_at \
          FROM sessions s LEFT JOIN tokens t ON t.id = s.token WHERE s.digest = ?",
     )
     .bind(digest(secret))
@@ -146,10 +147,11 @@ pub(super) async fn known(app: &App, parts: &Parts) -> Result<Who> {
     }
     let caller = match (kept.token, kept.project, kept.scopes) {
         (None, ..) => local(),
-        (Some(_), Some(project), Some(scopes)) => Caller {
-            project,
-            scope: scopes.parse().map_err(Problem::internal)?,
-        },
+        (Some(token), Some(project), Some(scopes)) => {
+            tokens::used(&app.db, &token, kept.used_at.as_deref());
+            let scope = scopes.parse().map_err(Problem::internal)?;
+            Caller { project, scope }
+        }
         _ => return Err(over()),
     };
     let expires_at = Some(kept.expires_at);

@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
 use crate::auth::{Caller, DEFAULT_PROJECT, Scope};
-use crate::db::{Database, now};
+use crate::db::{Database, now, stamp};
 use crate::problem::{Problem, Result, UNAUTHORIZED};
 
 /// A token, without what it is known by.
@@ -21,6 +21,7 @@ pub(crate) struct Token {
     scope: String,
     created_at: String,
     expires_at: Option<String>,
+    /// When it was last used, itself or by a session that was begun with it; to the minute.
     used_at: Option<String>,
 }
 
@@ -44,6 +45,7 @@ struct Known {
     scopes: String,
     digest: Vec<u8>,
     expires_at: Option<String>,
+    used_at: Option<String>,
 }
 
 /// Every token begins so, for those who look for secrets that have leaked.
@@ -102,21 +104,50 @@ pub(super) async fn named(db: &Database, token: &str) -> Result<(String, String,
     else {
         return Err(unknown());
     };
-    let found: Option<Known> =
-        sqlx::query_as("SELECT name, project, scopes, digest, expires_at FROM tokens WHERE id = ?")
-            .bind(id)
-            .fetch_optional(db.reader())
-            .await?;
+    let found: Option<Known> = sqlx::query_as(
+        "SELECT name, project, scopes, digest, expires_at, used_at FROM tokens WHERE id = ?",
+    )
+    .bind(id)
+    .fetch_optional(db.reader())
+    .await?;
     let found = found.ok_or_else(unknown)?;
     let right: bool = found.digest.ct_eq(&digest(secret)).into();
     let expired = found.expires_at.is_some_and(|end| end <= now());
     match found.scopes.parse() {
         Ok(scope) if right && !expired => {
+            used(db, id, found.used_at.as_deref());
             let project = found.project;
             Ok((id.to_owned(), found.name, Caller { project, scope }))
         }
         _ => Err(unknown()),
     }
+}
+
+/// Records that a token is used, unless that was within the last minute. Nobody waits for it.
+pub(super) fn used(db: &Database, id: &str, before: Option<&str>) {
+    let minute = jiff::SignedDuration::from_mins(1);
+    let ago = stamp(jiff::Timestamp::now() - minute);
+    if before.is_some_and(|before| before > ago.as_str()) {
+        return;
+    }
+    let (db, id) = (db.clone(), id.to_owned());
+    tokio::spawn(async move {
+        if let Err(error) = record_use(&db, &id, &ago).await {
+            tracing::warn!(token = id, %error, "that it is used is not recorded");
+        }
+    });
+}
+
+/// Of several requests at once the first does.
+async fn record_use(db: &Database, id: &str, ago: &str) -> Result<(), sqlx::Error> {
+    let mut change = db.change().await?;
+    sqlx::query("UPDATE tokens SET used_at = ? WHERE id = ? AND (used_at IS NULL OR used_at <= ?)")
+        .bind(now())
+        .bind(id)
+        .bind(ago)
+        .execute(change.on())
+        .await?;
+    change.commit().await
 }
 
 /// All tokens.
@@ -142,7 +173,7 @@ pub(crate) async fn revoke(db: &Database, id: &str) -> Result<()> {
 fn moment(text: &str) -> Result<String> {
     let parsed: Result<jiff::Timestamp, _> = text.parse();
     let parsed = parsed.map_err(|_| Problem::bad_request("expires_at is no time of RFC 3339"))?;
-    Ok(crate::db::stamp(parsed))
+    Ok(stamp(parsed))
 }
 
 pub(super) fn digest(secret: &str) -> Vec<u8> {

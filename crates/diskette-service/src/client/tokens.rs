@@ -49,13 +49,22 @@ pub(super) fn run(client: &Client, verb: &Verb) -> Result<ExitCode> {
                 show::json(&all)?;
             } else {
                 let row = |token: &serde_json::Value| {
-                    ["id", "name", "scope", "project", "created_at", "expires_at"]
-                        .map(|name| text(&token[name]))
-                        .to_vec()
+                    let columns = [
+                        "id",
+                        "name",
+                        "scope",
+                        "project",
+                        "created_at",
+                        "expires_at",
+                        "used_at",
+                    ];
+                    columns.map(|name| text(&token[name])).to_vec()
                 };
                 let rows: Vec<_> = all.as_array().into_iter().flatten().map(row).collect();
                 show::table(
-                    &["ID", "NAME", "SCOPE", "PROJECT", "CREATED", "EXPIRES"],
+                    &[
+                        "ID", "NAME", "SCOPE", "PROJECT", "CREATED", "EXPIRES", "USED",
+                    ],
                     &rows,
                 )?;
             }

@@ -61,6 +61,7 @@ async function tokens(place, signal) {
     const list = await get('/api/v1/tokens', { signal });
     fill(rows, list.map((token) => h('tr', {},
       h('th', { scope: 'row' }, token.name), h('td', {}, badge(token.scope, { tone: token.scope === 'admin' ? 'warn' : 'neutral' })), h('td', {}, token.project), h('td', { class: 'muted nowrap' }, age(token.created_at)),
+      h('td', { class: 'muted nowrap' }, token.used_at ? age(token.used_at) : 'never'),
       h('td', { class: 'muted nowrap' }, token.expires_at ? new Date(token.expires_at).toLocaleDateString() : 'never'),
       h('td', { class: 'end' }, button(`Revoke ${token.name}`, { icon: 'trash', iconOnly: true, kind: 'quiet', onclick: (event) => revoke(event.currentTarget, token) })))));
   };
@@ -75,7 +76,7 @@ async function tokens(place, signal) {
   await read();
   fill(place, [
     h('div', { class: 'row' }, h('p', { class: 'muted grow' }, 'By a token programs call the interface, and people log in.'), button('New token', { kind: 'primary', icon: 'add', onclick: () => newToken(read) })),
-    wide('Tokens', h('table', { class: 'table' }, h('thead', {}, h('tr', {}, ['Name', 'Scope', 'Project', 'Made', 'Expires'].map((name) => h('th', { scope: 'col' }, name)), h('th', { scope: 'col' }, h('span', { class: 'sr' }, 'Actions')))), rows), 'table-box'),
+    wide('Tokens', h('table', { class: 'table' }, h('thead', {}, h('tr', {}, ['Name', 'Scope', 'Project', 'Made', 'Used', 'Expires'].map((name) => h('th', { scope: 'col' }, name)), h('th', { scope: 'col' }, h('span', { class: 'sr' }, 'Actions')))), rows), 'table-box'),
   ]);
   return undefined;
 }
