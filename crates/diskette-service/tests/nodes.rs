@@ -43,14 +43,26 @@ fn a_node_boots_and_is_typed_to_and_its_image_stays_as_it_was() {
     // Who comes late sees the past; who writes is one alone, until another takes it.
     let mut second = console(&bench.server, &bench.ticket(&node, "serial", false), None).unwrap();
     hear(&mut second, "SMALL GUEST READY");
-    assert_eq!(told(&mut second), json!({"writer": false}));
+    let keyboard = |writer: bool, free: bool| json!({"writer": writer, "free": free});
+    assert_eq!(told(&mut second), keyboard(false, false));
     type_in(&mut second, "ignored");
     second
         .send(Message::Text(json!({"take": true}).to_string().into()))
         .unwrap();
-    assert_eq!(told(&mut second), json!({"writer": true}));
+    assert_eq!(told(&mut second), keyboard(true, false));
     type_in(&mut second, "mine");
-    hear(&mut first, "mine");
+    let heard = hear(&mut first, "mine");
+    assert_eq!(heard, [keyboard(false, false)]);
+
+    // When that one leaves, whoever types next writes.
+    second.close(None).unwrap();
+    assert_eq!(told(&mut first), keyboard(false, true));
+    let mut third = console(&bench.server, &bench.ticket(&node, "serial", true), None).unwrap();
+    hear(&mut third, "mine");
+    type_in(&mut third, "nothing");
+    type_in(&mut first, "again");
+    hear(&mut third, "again");
+    assert_eq!(told(&mut first), keyboard(true, false));
 
     let path = format!("/api/v1/nodes/{node}");
     let log = bench
@@ -58,7 +70,7 @@ fn a_node_boots_and_is_typed_to_and_its_image_stays_as_it_was() {
         .get(&format!("{path}/console/log?tail=1000"))
         .text();
     assert!(
-        log.contains("SMALL GUEST READY") && !log.contains("ignored"),
+        log.contains("SMALL GUEST READY") && !log.contains("ignored") && !log.contains("nothing"),
         "{log}"
     );
     let png = bench.server.get(&format!("{path}/screenshot"));

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 
 use crate::auth::{Caller, Scope};
 use crate::consoles::rfb::LookAlone;
-use crate::consoles::serial::Viewer;
+use crate::consoles::serial::{Keyboard, Viewer};
 use crate::consoles::{GOOD_FOR, Kind, Ticket};
 use crate::nodes::{self, Live, Node};
 use crate::problem::{CONSOLE_GONE, Problem, ProblemBody, Result};
@@ -99,8 +99,9 @@ pub(crate) struct Key {
 }
 
 /// The serial console, over a WebSocket: binary messages are what is said and typed. Text messages are JSON: the service
-/// tells `{"writer": true}` to who may type; `{"take": true}` takes that from another, `{"break": true}` is the break of a
-/// serial line, from who may type.
+/// tells `{"writer": true}` to who has the keyboard, and `"free": true` where nobody has it: whoever types next does.
+/// `{"take": true}` takes it from another, `{"take": false}` asks for it where it is free; `{"break": true}` is the break of a serial
+/// line, from who has it.
 #[utoipa::path(get, path = "/api/v1/nodes/{id}/console/serial", tag = "consoles", params(("id" = String, Path), Key), security(()),
     responses((status = 101), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn serial(
@@ -135,10 +136,11 @@ async fn view(mut socket: WebSocket, mut viewer: Viewer, live: Arc<Live>, ticket
         viewer.claim(false);
     }
     loop {
-        let writes = viewer.writes();
-        if told != Some(writes) {
-            told = Some(writes);
-            let text = json!({"writer": writes}).to_string();
+        let keyboard = viewer.keyboard();
+        if told != Some(keyboard) {
+            told = Some(keyboard);
+            let (writer, free) = (keyboard == Keyboard::Mine, keyboard == Keyboard::Free);
+            let text = json!({"writer": writer, "free": free}).to_string();
             if socket.send(Message::Text(text.into())).await.is_err() {
                 return;
             }
@@ -151,17 +153,18 @@ async fn view(mut socket: WebSocket, mut viewer: Viewer, live: Arc<Live>, ticket
                 Err(RecvError::Closed) => return close(socket, "the node has ended").await,
             },
             typed = socket.recv() => match typed {
-                Some(Ok(Message::Binary(bytes))) if ticket.writes => { viewer.write(bytes).await; }
+                Some(Ok(Message::Binary(bytes))) if ticket.writes => viewer.write(bytes).await,
                 Some(Ok(Message::Text(text))) if ticket.writes => {
                     let wish: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
                     viewer.claim(wish["take"] == true);
-                    if wish["break"] == true && viewer.writes() {
+                    if wish["break"] == true && viewer.keyboard() == Keyboard::Mine {
                         send_break(&live).await;
                     }
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => {}
             },
+            () = viewer.keyboard_changed() => {}
         }
     }
 }

@@ -173,12 +173,16 @@ impl Console {
         }
     }
 
-    /// Whether this viewer may type.
+    /// Who has the keyboard.
     fn told(&self, text: &str) {
         let told: Value = serde_json::from_str(text).unwrap_or_default();
-        if told["writer"] == false && self.typing && !self.quiet {
-            say("\r\n[another types; --take takes that]\r");
+        if told["writer"] == true || !self.typing || self.quiet {
+            return;
         }
+        say(match told["free"] == true {
+            true => "\r\n[the other has left: type]\r",
+            false => "\r\n[another types; --take takes that]\r",
+        });
     }
 
     fn send(&mut self, message: Message) -> Result<()> {

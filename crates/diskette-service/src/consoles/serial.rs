@@ -1,5 +1,5 @@
-//! The serial console: QEMU takes one client, and that is this hub; it has any number of viewers, of whom one writes. Who comes
-//! late sees what was said before.
+//! The serial console: QEMU takes one client, and that is this hub; it has any number of viewers, of whom one writes. When that
+//! one leaves, whoever types next does. Who comes late sees what was said before.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::launch::home::tail;
 
@@ -25,7 +25,8 @@ const BEHIND: usize = 256;
 pub(crate) struct Hub {
     past: Mutex<Past>,
     input: mpsc::Sender<Bytes>,
-    writer: Mutex<Option<u64>>,
+    /// Who writes; `None` where whoever types next does.
+    writer: watch::Sender<Option<u64>>,
     next: AtomicU64,
 }
 
@@ -45,6 +46,18 @@ pub(crate) struct Viewer {
     pub(crate) past: Bytes,
     /// What is said from then on.
     pub(crate) now: Option<broadcast::Receiver<Bytes>>,
+    writer: watch::Receiver<Option<u64>>,
+}
+
+/// Who has the keyboard, as one viewer sees it. Complete by nature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keyboard {
+    /// This one.
+    Mine,
+    /// Nobody: it is had by typing.
+    Free,
+    /// Another.
+    Taken,
 }
 
 impl Hub {
@@ -59,7 +72,7 @@ impl Hub {
         let hub = Arc::new(Self {
             past: Mutex::new(past),
             input,
-            writer: Mutex::new(None),
+            writer: watch::Sender::new(None),
             next: AtomicU64::new(1),
         });
         tokio::spawn(async move {
@@ -82,6 +95,7 @@ impl Hub {
             id: self.next.fetch_add(1, Ordering::Relaxed),
             past: Bytes::copy_from_slice(past.bytes.make_contiguous()),
             now,
+            writer: self.writer.subscribe(),
         }
     }
 
@@ -104,31 +118,50 @@ impl Hub {
 
 impl Viewer {
     /// Becomes the one who writes, unless another does. `take` takes it from the other.
-    pub(crate) fn claim(&self, take: bool) -> bool {
-        let mut writer = locked(&self.hub.writer);
-        if writer.is_none() || take {
-            *writer = Some(self.id);
+    pub(crate) fn claim(&self, take: bool) {
+        self.hub.writer.send_if_modified(|writer| {
+            let changes = *writer != Some(self.id) && (take || writer.is_none());
+            if changes {
+                *writer = Some(self.id);
+            }
+            changes
+        });
+    }
+
+    /// Who has the keyboard.
+    pub(crate) fn keyboard(&self) -> Keyboard {
+        match *self.hub.writer.borrow() {
+            None => Keyboard::Free,
+            Some(id) if id == self.id => Keyboard::Mine,
+            Some(_) => Keyboard::Taken,
         }
-        *writer == Some(self.id)
     }
 
-    /// Whether this is the one who writes.
-    pub(crate) fn writes(&self) -> bool {
-        *locked(&self.hub.writer) == Some(self.id)
+    /// Waits until another has the keyboard than at the last time.
+    pub(crate) async fn keyboard_changed(&mut self) {
+        // The sender is the hub's, which we hold.
+        let _ = self.writer.changed().await;
     }
 
-    /// Types, if this is the one who writes; else nothing happens.
-    pub(crate) async fn write(&self, bytes: Bytes) -> bool {
-        self.writes() && self.hub.input.send(bytes).await.is_ok()
+    /// Types; what is typed while another has the keyboard is lost.
+    pub(crate) async fn write(&self, bytes: Bytes) {
+        self.claim(false);
+        if self.keyboard() == Keyboard::Mine {
+            // Where nobody listens any more the machine has ended, and all views do.
+            let _ = self.hub.input.send(bytes).await;
+        }
     }
 }
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        let mut writer = locked(&self.hub.writer);
-        if *writer == Some(self.id) {
-            *writer = None;
-        }
+        self.hub.writer.send_if_modified(|writer| {
+            let held = *writer == Some(self.id);
+            if held {
+                *writer = None;
+            }
+            held
+        });
     }
 }
 
@@ -174,15 +207,20 @@ mod tests {
         };
         assert_eq!(&late.past[..], b"before\nlogin: ");
 
-        assert!(first.claim(false));
-        assert!(!late.claim(false));
-        assert!(!late.write(Bytes::from_static(b"no")).await);
-        assert!(first.write(Bytes::from_static(b"root")).await);
+        first.claim(false);
+        late.claim(false);
+        late.write(Bytes::from_static(b"no")).await;
+        first.write(Bytes::from_static(b"root")).await;
         let mut typed = [0; 4];
         guest.read_exact(&mut typed).await.unwrap();
         assert_eq!(&typed, b"root");
-        assert!(late.claim(true));
-        assert!(!first.writes());
+        late.claim(true);
+        assert_eq!(first.keyboard(), Keyboard::Taken);
+        drop(late);
+        assert_eq!(first.keyboard(), Keyboard::Free);
+        first.write(Bytes::from_static(b"back")).await;
+        guest.read_exact(&mut typed).await.unwrap();
+        assert_eq!(&typed, b"back");
         drop(guest);
         while hub.view().now.is_some() {
             tokio::task::yield_now().await;

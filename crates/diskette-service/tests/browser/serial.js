@@ -1,5 +1,5 @@
 // A node is launched from the page; its serial console is typed on, and connected again when the line is cut; a second viewer sees
-// the past, and takes the keyboard; the node ends and begins anew, and the console with it.
+// the past, takes the keyboard, and leaves it; the node ends and begins anew, and the console with it.
 import { browse, check, login, tab, until } from './lib.js';
 import { launch, says, shown, typing } from './machines.js';
 
@@ -40,6 +40,12 @@ await browse(async ({ page, browser }) => {
   check.equal(await second.page.evaluate(() => document.activeElement.textContent), 'Copy');
   check.deepEqual(second.errors, []);
   await second.context.close();
+  // Nobody has the keyboard then: whoever types next does.
+  await page.getByText('Nobody types').waitFor();
+  await page.locator('.xterm').click();
+  await page.keyboard.type('back');
+  await says(page, 'andmineback');
+  await page.getByText('You type').waitFor();
 
   await page.getByRole('button', { name: 'More to do with edge' }).click();
   await page.getByRole('menuitem', { name: 'Switch off' }).click();

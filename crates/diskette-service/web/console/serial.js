@@ -14,6 +14,8 @@ const SIXTEEN = {
 };
 const THEME = { background: '#101314', foreground: '#dfe3e3', cursor: '#5cc9bf', cursorAccent: '#101314', selectionBackground: '#2f5a57', ...SIXTEEN };
 
+const MODIFIERS = new Set(['Alt', 'AltGraph', 'Control', 'Meta', 'Shift', 'CapsLock']);
+
 /** `now()` gives the node; `writes` tells whether its console may be typed on. */
 export function serial(now, { writes, wanted }) {
   const terminal = new Terminal({ fontFamily: getComputedStyle(document.documentElement).getPropertyValue('--mono'), fontSize: 14, lineHeight: 1.15, cursorBlink: false, scrollback: 5000, theme: THEME, convertEol: false, macOptionIsMeta: true, rightClickSelectsWord: true });
@@ -30,7 +32,7 @@ export function serial(now, { writes, wanted }) {
   const paste = button('Paste', { kind: 'quiet', disabled: !writes, onclick: () => pasted() });
   const more = menu('More of the serial console', () => [
     { label: `${terminal.options.screenReaderMode ? 'Do not read' : 'Read'} the output aloud`, icon: 'info', onclick: () => { terminal.options.screenReaderMode = !terminal.options.screenReaderMode; } },
-    { label: 'Send a break', icon: 'pause', onclick: () => { socket?.send(JSON.stringify({ break: true })); terminal.focus(); }, disabled: !holds, why: 'you have not the keyboard' },
+    { label: 'Send a break', icon: 'pause', onclick: () => { socket?.send(JSON.stringify({ break: true })); terminal.focus(); }, disabled: !holds && !free, why: 'you have not the keyboard' },
     { label: 'Larger letters', icon: 'add', onclick: () => scale(1) },
     { label: 'Smaller letters', icon: 'system', onclick: () => scale(-1) },
     { label: 'Clear what is shown', icon: 'close', onclick: () => terminal.clear() },
@@ -43,6 +45,7 @@ export function serial(now, { writes, wanted }) {
   const element = h('section', { class: 'console', 'aria-label': 'Serial' }, tools, screen);
   let socket = null;
   let holds = false;
+  let free = false;
   let opened = false;
 
   terminal.onData((typed) => {
@@ -64,10 +67,21 @@ export function serial(now, { writes, wanted }) {
       copied();
       return false;
     }
+    if (!MODIFIERS.has(event.key)) claim();
     // The browser pastes, and the terminal hears of it.
     return !(event.ctrlKey && event.shiftKey && event.code === 'KeyV');
   });
+  screen.addEventListener('paste', claim, true);
   const resized = new ResizeObserver(() => { if (opened && screen.clientWidth) fit.fit(); });
+
+  /** Somebody types: the keyboard is asked for where nobody has it. What a terminal answers by itself asks for nothing. */
+  function claim() {
+    if (!free || !writes || socket?.readyState !== WebSocket.OPEN) return;
+    socket.send(JSON.stringify({ take: false }));
+    // What is typed follows at once; the service says whether another was faster.
+    free = false;
+    holds = true;
+  }
 
   async function copied() {
     const words = terminal.getSelection();
@@ -80,7 +94,9 @@ export function serial(now, { writes, wanted }) {
 
   async function pasted() {
     try {
-      terminal.paste(await navigator.clipboard.readText());
+      const words = await navigator.clipboard.readText();
+      claim();
+      terminal.paste(words);
       terminal.focus();
     } catch {
       toast('The browser does not let the page read the clipboard', { detail: 'Press Ctrl+Shift+V in the terminal.' });
@@ -92,10 +108,14 @@ export function serial(now, { writes, wanted }) {
     fill(state, [h('i', { class: 'dot', 'aria-hidden': 'true' }), h('span', {}, words)]);
   };
 
-  function held(mine) {
-    holds = mine;
-    take.hidden = mine || !writes;
-    tell(mine ? ['You type', leave()] : writes ? 'Somebody else types; you look' : 'You look alone', mine ? 'good' : 'warn');
+  function held({ writer, free: nobodys }) {
+    holds = writer;
+    free = nobodys;
+    take.hidden = writer || nobodys || !writes;
+    if (!writes) tell('You look alone', 'warn');
+    else if (writer) tell(['You type', leave()], 'good');
+    else if (nobodys) tell('Nobody types: the keyboard is yours when you do');
+    else tell('Somebody else types; you look', 'warn');
   }
 
   async function attempt() {
@@ -108,15 +128,15 @@ export function serial(now, { writes, wanted }) {
         how = 'lost';
         // What was said before is said again.
         terminal.reset();
-        if (!writes) held(false);
       };
       socket.onmessage = ({ data }) => {
-        if (typeof data === 'string') held(JSON.parse(data).writer === true);
+        if (typeof data === 'string') held(JSON.parse(data));
         else terminal.write(new Uint8Array(data));
       };
       socket.onclose = ({ code }) => {
         socket = null;
         holds = false;
+        free = false;
         take.hidden = true;
         done(code === ENDED ? 'ended' : how);
       };
