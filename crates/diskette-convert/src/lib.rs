@@ -26,6 +26,7 @@ mod control;
 mod convert;
 mod differences;
 mod digest;
+mod hashing;
 mod measure;
 mod one_pass;
 mod pack;

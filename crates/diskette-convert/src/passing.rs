@@ -46,10 +46,16 @@ impl Passing {
     /// What a slot has of the disk. What was passed over are zeros.
     pub(crate) fn take(&mut self, slot: &Slot, control: &Control<'_>) -> Result<()> {
         for (offset, bytes) in slot.read_parts() {
-            self.zeros_up_to(offset, control)?;
-            self.sha256.update(bytes);
-            self.at = offset + bytes.len() as u64;
+            self.add(offset, bytes, control)?;
         }
+        Ok(())
+    }
+
+    /// Bytes of the disk at `offset`, and zeros before them.
+    pub(crate) fn add(&mut self, offset: u64, bytes: &[u8], control: &Control<'_>) -> Result<()> {
+        self.zeros_up_to(offset, control)?;
+        self.sha256.update(bytes);
+        self.at = offset + bytes.len() as u64;
         Ok(())
     }
 

@@ -70,7 +70,7 @@ pub(crate) fn run<S: Stages>(
         Some(_) => ThreadPoolBuilder::new()
             .num_threads(threads - 1)
             .build()
-            .map_err(no_threads)?
+            .map_err(no_thread)?
             .in_place_scope(|scope| line.take_part(Some(scope))),
     }
     line.outcome()
@@ -84,7 +84,7 @@ fn slot_count(threads: usize) -> usize {
     }
 }
 
-fn no_threads(error: rayon::ThreadPoolBuildError) -> Error {
+pub(crate) fn no_thread(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Io {
         storage: "threads".to_owned(),
         op: "start",
@@ -326,7 +326,7 @@ impl<S: Stages> Line<'_, S> {
 }
 
 /// Runs `call`; a panic in it becomes an error.
-fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     // What `call` was changing is thrown away: the pipeline ends with this error.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| Err(panicked(said_by(&*payload))))
 }

@@ -10,8 +10,8 @@ use diskette_core::{
 
 use crate::Control;
 use crate::control::Meter;
+use crate::hashing::Hashing;
 use crate::pack::{Slot, usize_of};
-use crate::passing::Passing;
 use crate::pipeline::{Stages, run};
 
 /// Sees all the guest data of one conversion: [`ConvertOptions::witness`](crate::ConvertOptions::witness).
@@ -26,7 +26,7 @@ use crate::pipeline::{Stages, run};
 #[derive(Default)]
 pub struct Witness {
     pieces: Mutex<Pieces>,
-    passing: Option<Mutex<Passing>>,
+    hashing: Option<Hashing>,
 }
 
 /// A number for what a disk holds that any number of threads find out at once, and that takes no time for zeros: each piece
@@ -43,7 +43,7 @@ impl Witness {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            passing: Some(Mutex::default()),
+            hashing: Some(Hashing::default()),
             ..Self::of_pieces()
         }
     }
@@ -60,12 +60,12 @@ impl Witness {
         *lock(&self.pieces)
     }
 
-    /// The SHA-256 of the whole disk of `size` bytes, if it was hashed. The zeros at the disk's end are hashed now: a
-    /// second for each GiB or two.
+    /// The SHA-256 of the whole disk of `size` bytes, if it was hashed. What has not been hashed by now is waited for, and the
+    /// zeros at the disk's end: a second for each GiB or two.
     pub fn sha256(&self, size: u64, control: &Control<'_>) -> Result<Option<[u8; 32]>> {
-        let passing = self.passing.as_ref().map(|passing| lock(passing).clone());
-        passing
-            .map(|passing| passing.finish(size, control))
+        let hashing = self.hashing.as_ref();
+        hashing
+            .map(|hashing| hashing.finish(size, control))
             .transpose()
     }
 
@@ -78,8 +78,8 @@ impl Witness {
 
     /// A task whose bytes have been read. In guest order.
     pub(crate) fn task(&self, slot: &Slot, control: &Control<'_>) -> Result<()> {
-        match &self.passing {
-            Some(passing) => lock(passing).take(slot, control),
+        match &self.hashing {
+            Some(hashing) => hashing.take(slot, control),
             None => Ok(()),
         }
     }

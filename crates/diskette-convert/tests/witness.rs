@@ -87,3 +87,21 @@ fn who_cancels_does_not_wait_until_all_zeros_are_hashed() {
         Err(diskette_core::Error::Cancelled)
     ));
 }
+
+#[test]
+fn data_behind_a_hole_is_converted_while_its_zeros_are_hashed() {
+    let disk = Disk::default().data(MIB).hole(1 << 50).data(MIB);
+    let witness = Witness::new();
+    let mut options = ConvertOptions::default();
+    options.witness = Some(&witness);
+    convert(&disk, Box::new(Image::new(2 << 20)), &options).unwrap();
+    assert_eq!(witness.pieces(), found(&disk, 2));
+    // Nobody waits for a petabyte of zeros.
+    let cancel = std::sync::atomic::AtomicBool::new(true);
+    let mut control = Control::default();
+    control.cancel = Some(&cancel);
+    assert!(matches!(
+        witness.sha256(disk.size(), &control),
+        Err(diskette_core::Error::Cancelled)
+    ));
+}
