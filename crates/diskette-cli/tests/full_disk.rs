@@ -9,6 +9,7 @@ use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use common::ours;
 use diskette_testkit::{Rng, Tool};
@@ -31,12 +32,13 @@ const MAKING: [(&str, u64); 8] = [
     ("create -f qcow2 -o preallocation=full full/out 512K", 1100),
 ];
 
-/// Commands that change `full/overlay.qcow2`, and not what its disk holds.
+/// Commands that change `full/overlay.qcow2`, and not what its disk holds, or add zeros to it. What they take at most is said in
+/// KiB.
 const CHANGING: [(&str, u64); 4] = [
-    ("snapshot -c now full/overlay.qcow2", 400),
-    ("rebase -b  full/overlay.qcow2", 1400),
-    ("commit full/overlay.qcow2", 1400),
-    ("resize full/overlay.qcow2 +0", 400),
+    ("snapshot -c now full/overlay.qcow2", 60),
+    ("rebase -b  full/overlay.qcow2", 600),
+    ("commit full/overlay.qcow2", 300),
+    ("resize full/overlay.qcow2 +20G", 240),
 ];
 
 /// Sizes for each command; or as many as the environment's `DISKETTE_FULL_SIZES` says.
@@ -79,14 +81,23 @@ fn prepare(root: &Path) {
     Rng::new(8).fill(&mut disk[700_000..800_000]);
     fs::write(root.join("disk.raw"), &disk).unwrap();
     Rng::new(9).fill(&mut disk[100_000..200_000]);
+    Rng::new(10).fill(&mut disk[400_000..600_000]);
     fs::write(root.join("top.raw"), &disk).unwrap();
     fs::create_dir(root.join("full")).unwrap();
     for line in [
         "convert -f raw -O qcow2 -o cluster_size=4k disk.raw base.qcow2",
-        "convert -f raw -O qcow2 -o cluster_size=4k -B base.qcow2 -F qcow2 top.raw overlay.qcow2",
+        "create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 overlay.qcow2",
     ] {
         run(root, line, 0);
     }
+    let mut options = diskette::core::OpenOptions::default();
+    options.files = Arc::new(diskette::storage::FolderResolver::new());
+    let overlay = diskette::edit(root.join("overlay.qcow2"), &options).unwrap();
+    for changed in [100_000..200_000, 400_000..600_000] {
+        let at = changed.start as u64;
+        overlay.write_at(&disk[changed], at).unwrap();
+    }
+    overlay.close().unwrap();
 }
 
 fn run(root: &Path, line: &str, code: i32) -> String {
@@ -118,17 +129,27 @@ fn inside() {
         );
     }
     eprintln!("{failed} images found no room, {whole} did");
-    (failed, whole) = (0, 0);
+    let (mut all_failed, mut all_whole) = (0, 0);
     for (line, most) in CHANGING {
+        (failed, whole) = (0, 0);
         for step in 0..sizes {
-            let held = len(root, "base.qcow2") + len(root, "overlay.qcow2");
-            let full = Full::mount(root, held / 1024 + 16 + most * step / sizes);
+            let full = Full::mount(root, 64 << 10);
+            for image in ["base.qcow2", "overlay.qcow2"] {
+                fs::copy(root.join(image), root.join("full").join(image)).unwrap();
+            }
+            full.leave(most * step / sizes);
             let done = changed_or_kept(root, line);
             *(if done { &mut whole } else { &mut failed }) += 1;
             drop(full);
         }
+        assert!(
+            whole > 0 && failed > 0,
+            "{line}: {failed} failed, {whole} whole"
+        );
+        all_failed += failed;
+        all_whole += whole;
     }
-    eprintln!("{failed} changes found no room, {whole} did");
+    eprintln!("{all_failed} changes found no room, {all_whole} did");
 }
 
 /// Makes an image; whether it could. If not, what was there before is there.
@@ -152,9 +173,6 @@ fn made_or_kept(root: &Path, line: &str) -> bool {
 
 /// Changes the overlay; whether it could. Its disk is the same, and leaks are the worst that a check finds.
 fn changed_or_kept(root: &Path, line: &str) -> bool {
-    for image in ["base.qcow2", "overlay.qcow2"] {
-        fs::copy(root.join(image), root.join("full").join(image)).unwrap();
-    }
     let answer = ours(root, line.split(' '));
     assert!(
         answer.code.is_some_and(|code| code <= 1),
@@ -174,10 +192,6 @@ fn changed_or_kept(root: &Path, line: &str) -> bool {
     answer.code == Some(0)
 }
 
-fn len(root: &Path, image: &str) -> u64 {
-    fs::metadata(root.join(image)).unwrap().len()
-}
-
 /// A file system of some KiB over the folder `full`.
 struct Full<'a>(&'a Path);
 
@@ -189,6 +203,17 @@ impl<'a> Full<'a> {
             .status();
         assert!(mounted.is_ok_and(|status| status.success()));
         Self(root)
+    }
+
+    /// Has it be full but for some KiB.
+    fn leave(&self, kib: u64) {
+        let held = nix::sys::statvfs::statvfs(&self.0.join("full")).unwrap();
+        let used = (held.blocks() - held.blocks_free()) * held.fragment_size() / 1024;
+        let mounted = Command::new("mount")
+            .args(["-o", &format!("remount,size={}k", used + kib), "full"])
+            .current_dir(self.0)
+            .status();
+        assert!(mounted.is_ok_and(|status| status.success()));
     }
 }
 
