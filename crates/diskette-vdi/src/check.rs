@@ -1,12 +1,15 @@
 //! Finds blocks that two guests' blocks share, blocks that are not there, blocks of the file that nobody uses, and a wrong
 //! count. What is merely lost, and the count, can be mended.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use diskette_core::{
     CheckReport, CheckableFormat, Error, Field, Limits, OpenContext, Repair, RepairableFormat,
-    Result, Severity, Storage, StorageExt, StorageMut,
+    Result, Severity, Storage, StorageExt, StorageMut, UsedUnits,
 };
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
 
 use crate::header::Header;
 use crate::map::Map;
@@ -61,15 +64,77 @@ pub(crate) struct Survey {
     pub allocated: u64,
     /// One more than the position of the last block of the file that is used; 0 if none is.
     pub behind_last: u64,
-    /// For each position of the file's blocks, whether one of the disk's lies there.
-    seen: Vec<bool>,
+    /// The positions of the file's blocks at which one of the disk's lies.
+    seen: UsedUnits,
 }
 
 impl Survey {
     /// Positions before the last block that nobody uses.
     pub(crate) fn unused(&self) -> impl Iterator<Item = u64> + '_ {
-        let seen = (0..self.behind_last).zip(&self.seen);
-        seen.filter_map(|(position, used)| (!used).then_some(position))
+        (0..self.behind_last).filter(|position| !self.seen.holds(*position))
+    }
+
+    /// Looks at the entry of block `index`. Gives how many findings there were.
+    fn look_at(
+        &mut self,
+        map: &Map,
+        (index, entry): (u64, u32),
+        file_size: u64,
+        findings: &mut Findings<'_>,
+    ) -> Result<u64> {
+        if entry >= spec::BLOCK_ZERO {
+            return Ok(0);
+        }
+        let header = map.header();
+        self.allocated += 1;
+        let position = u64::from(entry);
+        if position >= header.block_count {
+            let text = format_args!("block index {index} too large, is {entry}");
+            findings.take(map, index, entry, &text)?;
+            return Ok(1);
+        }
+        let mut count = 0;
+        if !self.seen.take(&(position..position + 1)) {
+            let text = format_args!("block {entry} of the file is used by block {index} too");
+            findings.take(map, index, entry, &text)?;
+            count += 1;
+        }
+        self.behind_last = self.behind_last.max(position + 1);
+        // The file may end where the disk does, within the last block.
+        let guest = header.disk_size.saturating_sub(index * header.block_size);
+        let start = header.data_offset + position * header.stride();
+        let end = start + header.block_extra + guest.min(header.block_size);
+        if end > file_size {
+            let text = format_args!("block {index} lies beyond the file's end at {file_size:#x}");
+            findings.take(map, index, entry, &text)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Looks at a page all of whose entries are alike, the first being that of block `first`: a file may have any number of them
+    /// where it has holes.
+    fn look_at_like(
+        &mut self,
+        map: &Map,
+        (first, count, entry): (u64, u64, u32),
+        file_size: u64,
+        findings: &mut Findings<'_>,
+    ) -> Result<()> {
+        let mut index = first;
+        while index < first + count {
+            let found = self.look_at(map, (index, entry), file_size, findings)?;
+            index += 1;
+            // But for the first, which may be the only one at its place, and the last, whose block may be shorter, what is
+            // found is the same.
+            let rest = (first + count - 1).saturating_sub(index);
+            if index > first + 1 && rest > 0 && findings.count_more(found * rest) {
+                let has_place = entry < spec::BLOCK_ZERO;
+                self.allocated += if has_place { rest } else { 0 };
+                index += rest;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -82,7 +147,7 @@ pub(crate) enum Findings<'a> {
 }
 
 impl Findings<'_> {
-    fn take(&mut self, map: &Map, index: u64, entry: u32, text: String) -> Result<()> {
+    fn take(&mut self, map: &Map, index: u64, entry: u32, text: &dyn Display) -> Result<()> {
         match self {
             Self::Report(report) => {
                 report.add(Severity::Corruption, text);
@@ -91,9 +156,21 @@ impl Findings<'_> {
             Self::Refuse => {
                 let name = format!("map[{index}]");
                 let field = Field::new(FORMAT, name, map.entry_offset(index), entry);
-                Err(field.malformed(text))
+                Err(field.malformed(text.to_string()))
             }
         }
+    }
+
+    /// Counts so many more corruptions, if their texts would not be kept.
+    fn count_more(&mut self, count: u64) -> bool {
+        let Self::Report(report) = self else {
+            return count == 0;
+        };
+        let counts = count == 0 || report.findings.len() >= CheckReport::MOST_FINDINGS;
+        if counts {
+            report.corruptions += count;
+        }
+        counts
     }
 }
 
@@ -104,44 +181,33 @@ pub(crate) fn survey(
     limits: &Limits,
     findings: &mut Findings<'_>,
 ) -> Result<Survey> {
-    let header = map.header();
-    limits.allow_check("vdi: check's bitmap", header.block_count)?;
     let file_size = storage.total_size()?;
+    let positions = map.header().block_count;
     let mut found = Survey {
         allocated: 0,
         behind_last: 0,
-        seen: vec![false; usize::try_from(header.block_count).unwrap_or(0)],
+        seen: UsedUnits::new(positions, 1, "vdi: check's bitmap", limits)?,
     };
     for page in map.all_pages(storage) {
         let (first, page) = page?;
-        for (index, entry) in (first..).zip(page.entries().iter().map(|entry| entry.get())) {
-            if entry >= spec::BLOCK_ZERO {
-                continue;
-            }
-            found.allocated += 1;
-            let seen = usize::try_from(entry).ok();
-            let Some(used) = seen.and_then(|entry| found.seen.get_mut(entry)) else {
-                let text = format!("block index {index} too large, is {entry}");
-                findings.take(map, index, entry, text)?;
-                continue;
-            };
-            if std::mem::replace(used, true) {
-                let text = format!("block {entry} of the file is used by block {index} too");
-                findings.take(map, index, entry, text)?;
-            }
-            let behind = u64::from(entry) + 1;
-            found.behind_last = found.behind_last.max(behind);
-            // The file may end where the disk does, within the last block.
-            let guest = header.disk_size.saturating_sub(index * header.block_size);
-            let start = header.data_offset + u64::from(entry) * header.stride();
-            let end = start + header.block_extra + guest.min(header.block_size);
-            if end > file_size {
-                let text = format!("block {index} lies beyond the file's end at {file_size:#x}");
-                findings.take(map, index, entry, text)?;
-            }
+        let entries = page.entries();
+        if let Some(entry) = only_entry(entries) {
+            let alike = (first, entries.len() as u64, entry);
+            found.look_at_like(map, alike, file_size, findings)?;
+            continue;
+        }
+        for (index, entry) in (first..).zip(entries) {
+            found.look_at(map, (index, entry.get()), file_size, findings)?;
         }
     }
     Ok(found)
+}
+
+/// What all entries are, if they are alike.
+fn only_entry(entries: &[U32]) -> Option<u32> {
+    let bytes = entries.as_bytes();
+    let alike = bytes.get(4..)? == bytes.get(..bytes.len() - 4)?;
+    entries.first().filter(|_| alike).map(|entry| entry.get())
 }
 
 impl RepairableFormat for Vdi {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use diskette_core::{Error, ExtentKind, Limits, Result, RunKind, StorageExt, UsedUnits};
+use zerocopy::IntoBytes;
 
 use crate::map::{Block, ENTRY_LEN, Map, PAGE_LEN};
 use crate::spec::{ALIGNMENT, BAT_OFFSET_MASK, BAT_RESERVED_MASK, SECTOR_BITMAP_LEN};
@@ -43,6 +44,11 @@ pub(crate) fn survey(
             continue;
         }
         let page = map.read_page(page_at)?;
+        // The same holds of zeros that the host has.
+        if !partial_in_chunk && page.entries().as_bytes() == NOTHING {
+            page_at += PAGE_LEN;
+            continue;
+        }
         for (index, entry) in (page_at / ENTRY_LEN..map.geometry.entry_count).zip(page.entries()) {
             let entry = entry.get();
             let place = if map.geometry.is_bitmap_entry(index) {
@@ -70,6 +76,10 @@ pub(crate) fn survey(
     }
     Ok(found)
 }
+
+/// A page that says nothing.
+static NOTHING: [u8; 64 << 10] = [0; 64 << 10];
+const _: () = assert!(NOTHING.len() as u64 == PAGE_LEN);
 
 /// Where a payload block lies, if it has a place.
 fn payload_place(

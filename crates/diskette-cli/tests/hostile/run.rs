@@ -113,11 +113,12 @@ fn children_time() -> Duration {
 
 /// Writes a file with holes where it is zero.
 pub(crate) fn write_sparse(path: &Path, bytes: &[u8]) {
+    const ZEROS: [u8; 4096] = [0; 4096];
     let file = File::create(path).unwrap();
     file.set_len(bytes.len() as u64).unwrap();
-    for (index, piece) in bytes.chunks(4096).enumerate() {
-        if piece.iter().any(|byte| *byte != 0) {
-            file.write_all_at(piece, index as u64 * 4096).unwrap();
+    for (index, piece) in (0..).zip(bytes.chunks(ZEROS.len())) {
+        if piece != &ZEROS[..piece.len()] {
+            file.write_all_at(piece, index * 4096).unwrap();
         }
     }
     (&file).flush().unwrap();

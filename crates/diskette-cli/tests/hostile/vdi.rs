@@ -73,7 +73,7 @@ pub(crate) fn cases(take: Take<'_>) {
     let sound = Sound::new("static vdi", "vdi", Order::Little, fixed.build());
     sound.sound(take);
     // Large maps, in files of holes.
-    for count in [1 << 20, 1 << 22] {
+    for count in [1 << 20, 1 << 22, 1 << 26] {
         let map_len = 4 * count;
         let mut image = Vdi::new(0, &[], &[]);
         image.disk = count as u64 * (1 << 20);
