@@ -1,5 +1,9 @@
 //! What opening and reading an image may cost.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cache::Shelf;
 use crate::{Error, Result};
 
 /// Budgets that are asked before anything is sized by an image's numbers.
@@ -12,8 +16,11 @@ pub struct Limits {
     pub table_bytes: u64,
     /// Bytes of what a check keeps of an image: the uses of its clusters.
     pub check_bytes: u64,
-    /// Bytes of tables that are read when needed and kept while there is room, for one image.
+    /// Bytes of tables that are read when needed and kept while there is room, for all images of one chain.
     pub cache_bytes: u64,
+    /// Bytes that the images of one chain keep in memory as long as it is open, all together: tables that are kept whole,
+    /// lists, descriptors.
+    pub chain_bytes: u64,
     /// Layers in a chain, the top one included.
     pub chain_depth: u64,
     /// Files that make up one image.
@@ -35,6 +42,17 @@ pub struct Limits {
     pub spool_bytes: u64,
     /// Bytes of the disk that an image claims to hold.
     pub disk_bytes: u64,
+    /// What the images of one chain share.
+    chain: Option<Arc<Shared>>,
+}
+
+/// What the images of one chain share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Bytes that are kept.
+    kept: AtomicU64,
+    /// Tables that are read when needed.
+    pub(crate) shelf: Arc<Shelf>,
 }
 
 impl Default for Limits {
@@ -43,6 +61,7 @@ impl Default for Limits {
             table_bytes: 16 << 20,
             check_bytes: 40 << 20,
             cache_bytes: 8 << 20,
+            chain_bytes: 32 << 20,
             chain_depth: 256,
             parts: 4096,
             descriptor_bytes: 1 << 20,
@@ -53,6 +72,7 @@ impl Default for Limits {
             unpacked_ratio: 65536,
             spool_bytes: 64 << 30,
             disk_bytes: u64::MAX,
+            chain: None,
         }
     }
 }
@@ -85,11 +105,12 @@ impl Limits {
         Ok(())
     }
 
-    fn fields(&mut self) -> [(&'static str, &mut u64); 13] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 14] {
         [
             ("table-bytes", &mut self.table_bytes),
             ("check-bytes", &mut self.check_bytes),
             ("cache-bytes", &mut self.cache_bytes),
+            ("chain-bytes", &mut self.chain_bytes),
             ("chain-depth", &mut self.chain_depth),
             ("parts", &mut self.parts),
             ("descriptor-bytes", &mut self.descriptor_bytes),
@@ -111,6 +132,44 @@ impl Limits {
     /// Whether a table of `wanted` bytes may be kept in memory.
     pub fn allow_table(&self, what: &'static str, wanted: u64) -> Result<()> {
         allow(what, wanted, self.table_bytes)
+    }
+
+    /// Whether a table of `wanted` bytes may be kept in memory as long as its image is open. It counts for the chain.
+    pub fn keep_table(&self, what: &'static str, wanted: u64) -> Result<()> {
+        self.allow_table(what, wanted)?;
+        self.keep(wanted)
+    }
+
+    /// Whether `wanted` more bytes may be kept as long as the chain is open. They count.
+    pub fn keep(&self, wanted: u64) -> Result<()> {
+        let Some(chain) = &self.chain else {
+            return Ok(());
+        };
+        let before = chain.kept.fetch_add(wanted, Ordering::Relaxed);
+        let kept = before.saturating_add(wanted);
+        allow(
+            "bytes that a chain's images keep in memory",
+            kept,
+            self.chain_bytes,
+        )
+    }
+
+    /// The same limits for the images of one chain, which share `cache_bytes` and `chain_bytes`. As they are, if they are for one
+    /// already.
+    #[must_use]
+    pub fn for_chain(&self) -> Self {
+        let mut limits = self.clone();
+        limits.chain.get_or_insert_with(|| {
+            Arc::new(Shared {
+                kept: AtomicU64::new(0),
+                shelf: Arc::new(Shelf::new(self.cache_bytes, USUAL_TABLE)),
+            })
+        });
+        limits
+    }
+
+    pub(crate) fn chain(&self) -> Option<&Shared> {
+        self.chain.as_deref()
     }
 
     /// Whether a check may keep `wanted` bytes.
@@ -172,6 +231,9 @@ impl Limits {
     }
 }
 
+/// Bytes of the tables of which the cache is mostly made up: QCOW2's, with clusters of the usual size.
+const USUAL_TABLE: u64 = 64 << 10;
+
 fn allow(what: &'static str, wanted: u64, limit: u64) -> Result<()> {
     if wanted <= limit {
         Ok(())
@@ -198,7 +260,26 @@ mod tests {
             assert_eq!(value, index as u64, "{name}");
         }
         assert!(limits.set("patience", 1).is_err());
-        assert!(limits.allow_disk(12).is_ok());
-        assert!(limits.allow_disk(13).is_err());
+        assert!(limits.allow_disk(13).is_ok());
+        assert!(limits.allow_disk(14).is_err());
+    }
+
+    #[test]
+    fn what_the_images_of_a_chain_keep_counts_together() {
+        let mut limits = Limits::default();
+        (limits.table_bytes, limits.chain_bytes) = (16, 40);
+        let alone = limits.clone();
+        let chain = limits.for_chain();
+        for _ in 0..2 {
+            chain.for_chain().keep_table("a table", 16).unwrap();
+        }
+        let error = chain.clone().keep_table("a table", 16).unwrap_err();
+        assert!(error.to_string().contains("chain"), "{error}");
+        // Another chain begins anew, and limits that are for none count nothing.
+        limits.for_chain().keep_table("a table", 16).unwrap();
+        for _ in 0..4 {
+            alone.keep_table("a table", 16).unwrap();
+        }
+        assert!(alone.keep_table("a table", 17).is_err());
     }
 }

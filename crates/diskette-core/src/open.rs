@@ -177,8 +177,10 @@ impl Registry {
     /// One image. Its backing image is only named.
     pub fn open(&self, storage: Arc<dyn Storage>, options: &OpenOptions) -> Result<Opened> {
         let format = self.choose(&options.format, &*storage)?;
+        let mut options = options.clone();
+        options.limits = options.limits.for_chain();
         let Some(snapshot) = &options.snapshot else {
-            return open_as(format, storage, options);
+            return open_as(format, storage, &options);
         };
         let Some(snapshots) = format.snapshots() else {
             return Err(Error::unsupported(
@@ -197,8 +199,9 @@ impl Registry {
     pub fn open_chain(&self, storage: Arc<dyn Storage>, options: &OpenOptions) -> Result<Chain> {
         let mut from = Arc::clone(&storage);
         let mut seen = vec![storage.name().to_owned()];
-        let mut chain = Chain::new(self.open(storage, options)?);
         let mut options = options.clone();
+        options.limits = options.limits.for_chain();
+        let mut chain = Chain::new(self.open(storage, &options)?);
         while let Some(reference) = chain.lowest().backing.clone() {
             options.limits.allow_layers(seen.len() as u64 + 1)?;
             options.format_options = options.format_options.below();

@@ -26,6 +26,18 @@ impl<E: FromBytes + Immutable + KnownLayout + Unaligned + Copy> Table<E> {
         }
     }
 
+    /// The table that these bytes are, which others may have too.
+    pub(crate) const fn of_bytes(bytes: Arc<Vec<u8>>) -> Self {
+        Self {
+            bytes,
+            entry: PhantomData,
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> Arc<Vec<u8>> {
+        self.bytes
+    }
+
     /// `count` entries from `storage`. The caller has asked the limits.
     pub fn read(storage: &dyn Storage, offset: u64, count: usize) -> Result<Self> {
         Ok(Self::new(

@@ -1,10 +1,11 @@
-//! Guest offset to extent: L1, kept whole; L2, table by table; entries, and the subclusters of extended ones.
+//! Guest offset to extent: L1, kept whole; L2, slice by slice; entries, and the subclusters of extended ones.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use diskette_core::{
     Extent, ExtentKind, Field, HostOffset, Limits, Result, Storage, StorageExt, Table, TableCache,
+    round_down,
 };
 use zerocopy::FromBytes;
 use zerocopy::big_endian::U64;
@@ -35,13 +36,19 @@ pub(crate) struct Map {
     refcount_blocks: OnceLock<Vec<u64>>,
 }
 
-/// An L2 table, with what is needed to complain about it.
-struct L2Table {
+/// A slice of an L2 table, with what is needed to complain about it.
+struct L2Slice {
     l1_index: u64,
+    /// Where the table lies.
     offset: u64,
+    /// The entries of the table that are in the slice.
+    entries: Range<u64>,
     /// The entries' words: two for each extended entry.
     words: Table<U64>,
 }
+
+/// Most bytes of an L2 table that are read at once: tables of large clusters are larger than what is wanted of them.
+const SLICE_LEN: u64 = 64 << 10;
 
 /// Most clusters, or empty L1 entries, that are joined in one extent: a look at the map must be cheap even where only a
 /// little of the extent is wanted.
@@ -59,6 +66,11 @@ impl Map {
     ) -> Result<Self> {
         let file_size = storage.total_size()?;
         let geometry = header.geometry;
+        // The list of refcount blocks is as long as the refcount table, at most.
+        let refcount_table_len =
+            u64::from(header.refcount_table.clusters) * geometry.cluster_size();
+        limits.keep_table("qcow2: L1 table's bytes", 8 * l1.entries)?;
+        limits.keep(refcount_table_len.min(file_size))?;
         let table = read_l1(storage, l1, file_size, salvage)?;
         if !salvage {
             expect_tables_of_their_own(&table, l1, file_size / geometry.cluster_size())?;
@@ -69,7 +81,7 @@ impl Map {
             disk_size: header.size,
             l1_offset: l1.offset,
             l1: table,
-            l2: TableCache::new(limits.cache_bytes, geometry.cluster_size()),
+            l2: TableCache::within(limits, geometry.cluster_size().min(SLICE_LEN)),
             file_size,
             data_file_size,
             salvage,
@@ -77,10 +89,7 @@ impl Map {
                 ("the L1 table", range(l1.offset, 8 * l1.entries)),
                 (
                     "the refcount table",
-                    range(
-                        header.refcount_table.offset,
-                        u64::from(header.refcount_table.clusters) * geometry.cluster_size(),
-                    ),
+                    range(header.refcount_table.offset, refcount_table_len),
                 ),
             ],
             refcount_blocks: OnceLock::new(),
@@ -107,8 +116,8 @@ impl Map {
     /// as far as entries of one table are alike.
     pub(crate) fn extent_at(&self, storage: &dyn Storage, offset: u64) -> Result<Extent> {
         let position = self.geometry.split(offset);
-        let extent = match self.l2_table(storage, position.l1_index)? {
-            Some(table) => self.run_in_table(&table, position)?,
+        let extent = match self.l2_slice(storage, position)? {
+            Some(slice) => self.run_in_slice(&slice, position)?,
             None => self.hole_without_table(position.l1_index),
         };
         // The last cluster may reach beyond the disk's end.
@@ -137,11 +146,11 @@ impl Map {
         Extent::hole(start, empty as u64 * self.geometry.l2_coverage())
     }
 
-    fn run_in_table(&self, table: &L2Table, position: Position) -> Result<Extent> {
+    fn run_in_slice(&self, table: &L2Slice, position: Position) -> Result<Extent> {
         let Position {
             l2_index, within, ..
         } = position;
-        let last = (l2_index + LONGEST_RUN).min(self.geometry.l2_entries());
+        let last = (l2_index + LONGEST_RUN).min(table.entries.end);
         let empty = self.empty_entries(table, l2_index, last);
         if empty > 0 {
             let first = self.geometry.cluster_start(table.l1_index, l2_index);
@@ -165,9 +174,10 @@ impl Map {
     }
 
     /// How many entries from `first` on, and before `last`, say nothing. A sparse disk's tables have hardly any others.
-    fn empty_entries(&self, table: &L2Table, first: u64, last: u64) -> u64 {
+    fn empty_entries(&self, table: &L2Slice, first: u64, last: u64) -> u64 {
         let words = self.geometry.l2_entry_size() / 8;
-        let index = |entry: u64| usize::try_from(entry * words).unwrap_or(usize::MAX);
+        let within = |entry: u64| entry.saturating_sub(table.entries.start) * words;
+        let index = |entry: u64| usize::try_from(within(entry)).unwrap_or(usize::MAX);
         let entries = table.words.entries().get(index(first)..index(last));
         let empty = entries
             .unwrap_or_default()
@@ -177,7 +187,7 @@ impl Map {
     }
 
     /// The part of one cluster, all of one kind, that holds the byte `within`.
-    fn piece(&self, table: &L2Table, l2_index: u64, within: u64) -> Result<Extent> {
+    fn piece(&self, table: &L2Slice, l2_index: u64, within: u64) -> Result<Extent> {
         let start = self.geometry.cluster_start(table.l1_index, l2_index);
         let entry = self.entry(table, l2_index);
         if entry.is_compressed() {
@@ -202,14 +212,14 @@ impl Map {
 
     fn subclusters(
         &self,
-        table: &L2Table,
+        table: &L2Slice,
         l2_index: u64,
         entry: L2Entry,
         start: u64,
         within: u64,
     ) -> Result<Extent> {
         let place = self.place(table, l2_index, entry)?;
-        let bitmap = Subclusters(self.word(table, 2 * l2_index + 1));
+        let bitmap = Subclusters(self.word(table, l2_index, 1));
         if !bitmap.is_valid(place.is_some()) {
             let at = self.entry_offset(table, l2_index) + 8;
             let name = format!("l2_entry[{l2_index}].bitmap");
@@ -231,7 +241,7 @@ impl Map {
     }
 
     /// Where an uncompressed cluster has its place, if it has one.
-    fn place(&self, table: &L2Table, l2_index: u64, entry: L2Entry) -> Result<Option<HostOffset>> {
+    fn place(&self, table: &L2Slice, l2_index: u64, entry: L2Entry) -> Result<Option<HostOffset>> {
         if !self.salvage && entry.reserved_bits() != 0 {
             return Err(self
                 .claim(table, l2_index)
@@ -263,7 +273,7 @@ impl Map {
     /// Data `into` a cluster at `place`, which must begin before its file's end: what is missing of it reads as zeros.
     fn data(
         &self,
-        table: &L2Table,
+        table: &L2Slice,
         l2_index: u64,
         place: HostOffset,
         into: u64,
@@ -282,7 +292,7 @@ impl Map {
         Err(claim.malformed(why))
     }
 
-    fn stream(&self, table: &L2Table, l2_index: u64, entry: L2Entry) -> Result<ExtentKind> {
+    fn stream(&self, table: &L2Slice, l2_index: u64, entry: L2Entry) -> Result<ExtentKind> {
         let stream = self.geometry.stream(entry);
         if self.data_file_size.is_some() {
             let claim = self.claim(table, l2_index);
@@ -304,7 +314,9 @@ impl Map {
         Err(self.claim(table, l2_index).malformed(why).truncated())
     }
 
-    fn l2_table(&self, storage: &dyn Storage, l1_index: u64) -> Result<Option<L2Table>> {
+    /// The slice of an L2 table that holds the entry at `position`, if there is a table.
+    fn l2_slice(&self, storage: &dyn Storage, position: Position) -> Result<Option<L2Slice>> {
+        let l1_index = position.l1_index;
         let index = usize::try_from(l1_index).unwrap_or(usize::MAX);
         let entry = self.l1.get(index).unwrap_or_default();
         let offset = L1Entry(entry.get()).table_offset();
@@ -335,17 +347,22 @@ impl Map {
             );
             return Err(claim().malformed(why).truncated());
         }
-        let words = self.l2.get_or_read(offset, || {
+        let slice_len = len.min(SLICE_LEN);
+        let entry_size = self.geometry.l2_entry_size();
+        let first = round_down(position.l2_index, slice_len / entry_size);
+        let at = offset + first * entry_size;
+        let words = self.l2.get_or_read(at, || {
             if self.is_refcount_block(storage, offset)? {
                 return Err(claim().malformed("its L2 table lies over a block of refcounts"));
             }
-            let mut bytes = vec![0; self.geometry.cluster_len()];
-            storage.read_padded(&mut bytes, offset)?;
+            let mut bytes = vec![0; usize::try_from(slice_len).unwrap_or(0)];
+            storage.read_padded(&mut bytes, at)?;
             Ok(Table::new(bytes))
         })?;
-        Ok(Some(L2Table {
+        Ok(Some(L2Slice {
             l1_index,
             offset,
+            entries: first..first + slice_len / entry_size,
             words,
         }))
     }
@@ -377,22 +394,23 @@ impl Map {
         Ok(blocks.binary_search(&offset).is_ok())
     }
 
-    fn entry(&self, table: &L2Table, l2_index: u64) -> L2Entry {
-        let words = self.geometry.l2_entry_size() / 8;
-        L2Entry(self.word(table, l2_index * words))
+    fn entry(&self, table: &L2Slice, l2_index: u64) -> L2Entry {
+        L2Entry(self.word(table, l2_index, 0))
     }
 
-    /// A word of a table; its index is below the table's length.
-    fn word(&self, table: &L2Table, index: u64) -> u64 {
+    /// A word of an entry that is in the slice.
+    fn word(&self, table: &L2Slice, l2_index: u64, word: u64) -> u64 {
+        let words = self.geometry.l2_entry_size() / 8;
+        let index = l2_index.saturating_sub(table.entries.start) * words + word;
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         table.words.get(index).unwrap_or_default().get()
     }
 
-    fn entry_offset(&self, table: &L2Table, l2_index: u64) -> u64 {
+    fn entry_offset(&self, table: &L2Slice, l2_index: u64) -> u64 {
         table.offset + l2_index * self.geometry.l2_entry_size()
     }
 
-    fn claim(&self, table: &L2Table, l2_index: u64) -> Field {
+    fn claim(&self, table: &L2Slice, l2_index: u64) -> Field {
         let name = format!("l2_entry[{l2_index}]");
         let entry = self.entry(table, l2_index);
         field(name, self.entry_offset(table, l2_index), entry.0)

@@ -91,10 +91,12 @@ const fn enciphered(kind: ExtentKind) -> ExtentKind {
 
 /// The list of snapshots. Where data is to be saved from a damaged image it may be missing.
 fn snapshots(storage: &dyn Storage, header: &Header, cx: &OpenContext<'_>) -> Result<Snapshots> {
-    match Snapshots::read(storage, header, cx.limits) {
-        Err(_) if cx.salvage => Ok(Snapshots::default()),
-        found => found,
-    }
+    let found = match Snapshots::read(storage, header, cx.limits) {
+        Err(_) if cx.salvage => Snapshots::default(),
+        found => found?,
+    };
+    cx.limits.keep(found.table_len)?;
+    Ok(found)
 }
 
 /// That no cluster of the refcount table lies wholly beyond the file's end.

@@ -43,6 +43,7 @@ impl Snapshots {
                 let claim = field("header.nb_snapshots", 60, header.snapshot_count);
                 return Err(claim.malformed("a snapshot table of more than 64 MiB"));
             }
+            limits.allow_table("qcow2: snapshot table's bytes", found.table_len)?;
             found.list.push(snapshot);
         }
         Ok(found)

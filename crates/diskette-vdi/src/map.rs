@@ -23,7 +23,7 @@ impl Map {
     pub(crate) fn new(header: Header, limits: &Limits, salvage: bool) -> Self {
         Self {
             header,
-            pages: TableCache::new(limits.cache_bytes, 4 * PAGE),
+            pages: TableCache::within(limits, 4 * PAGE),
             salvage,
         }
     }

@@ -71,6 +71,7 @@ pub(crate) fn replay(
     for entry in &sequence {
         ring.apply(entry, &mut overlay, limits)?;
     }
+    limits.keep(overlay.memory())?;
     Ok(Replayed {
         overlay,
         entry_count: sequence.len(),

@@ -163,7 +163,6 @@ impl Map {
             let why = format!("the BAT of this disk has {needed} bytes");
             return Err(field("length of the BAT region", region.offset, region.len).malformed(why));
         }
-        let budget = limits.cache_bytes / 2;
         Ok(Self {
             geometry,
             file_size: storage.total_size()?,
@@ -171,8 +170,8 @@ impl Map {
             bat_offset: region.offset,
             bat_len: region.len,
             taken,
-            pages: TableCache::new(budget, PAGE_LEN),
-            bitmaps: TableCache::new(budget, BITMAP_PAGE_LEN),
+            pages: TableCache::within(limits, PAGE_LEN),
+            bitmaps: TableCache::within(limits, BITMAP_PAGE_LEN),
             salvage,
         })
     }

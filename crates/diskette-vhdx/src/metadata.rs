@@ -184,6 +184,7 @@ impl<'a> Items<'a> {
         )
         .within(0..=MAX_LOCATOR_LEN)?;
         limits.allow_descriptor(len)?;
+        limits.keep(len)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         Locator::parse(&self.storage.read_vec(len, item.offset)?, item.offset)
     }

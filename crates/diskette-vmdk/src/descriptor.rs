@@ -87,6 +87,7 @@ impl Descriptor {
     /// The descriptor in `bytes`, which lie at host offset `at`.
     pub(crate) fn parse(bytes: &[u8], at: u64, limits: &Limits) -> Result<Self> {
         let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        limits.keep(bytes.len() as u64)?;
         let mut descriptor = Self {
             at,
             ..Self::default()

@@ -121,7 +121,7 @@ where
         );
         return Err(field.malformed(why).truncated());
     }
-    limits.allow_table("grain directory's bytes", len)?;
+    limits.keep_table("grain directory's bytes", len)?;
     Table::read(storage, at, usize::try_from(count).unwrap_or(usize::MAX))
 }
 
@@ -139,7 +139,7 @@ impl<L: Layout> Grains<L> {
         Tables::Stored {
             directory,
             directory_at,
-            cache: TableCache::new(limits.cache_bytes, table_len),
+            cache: TableCache::within(limits, table_len),
         }
     }
 

@@ -96,6 +96,8 @@ pub(crate) fn scan(
         }
         remarks.damaged(&error);
     }
+    let table_len = header.table_entries.saturating_mul(4);
+    cx.limits.keep(scan.tables.len() as u64 * table_len)?;
     let tables = scan.tables.into_iter();
     Ok(Tables::Rebuilt(
         tables

@@ -260,7 +260,7 @@ fn read_bat(
     offset.clone().aligned_to(SECTOR)?;
     offset.clone().within(512..=i64::MAX as u64)?;
     let offset = offset.followed_by(claimed, storage.total_size()?)?;
-    limits.allow_table("vpc: BAT's bytes", 4 * wanted)?;
+    limits.keep_table("vpc: BAT's bytes", 4 * wanted)?;
     let count = usize::try_from(wanted).unwrap_or(usize::MAX);
     Ok((offset, Table::read(storage, offset, count)?))
 }

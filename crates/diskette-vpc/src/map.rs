@@ -1,7 +1,7 @@
 //! Guest offset to extent: the table of blocks, and in each block the bitmap of its sectors.
 
 use diskette_core::{
-    Extent, ExtentKind, HostOffset, Result, SECTOR, Storage, StorageExt, Table, TableCache,
+    Extent, ExtentKind, HostOffset, Limits, Result, SECTOR, Storage, StorageExt, Table, TableCache,
 };
 
 use crate::dynamic::Dynamic;
@@ -19,8 +19,8 @@ pub(crate) struct Map {
 }
 
 impl Map {
-    pub(crate) fn new(footer: &Footer, dynamic: Dynamic, cache_bytes: u64, salvage: bool) -> Self {
-        let bitmaps = TableCache::new(cache_bytes, dynamic.bitmap_size);
+    pub(crate) fn new(footer: &Footer, dynamic: Dynamic, limits: &Limits, salvage: bool) -> Self {
+        let bitmaps = TableCache::within(limits, dynamic.bitmap_size);
         Self {
             disk_size: footer.disk_size,
             differencing: footer.kind == Kind::Differencing,

@@ -35,7 +35,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, cx: &OpenContext<'_>) -> Result<Op
     dynamic.check_blocks()?;
     info.granule_size = Some(dynamic.block_size);
     let backing = dynamic.backing.clone();
-    let map = Map::new(&footer, dynamic, cx.limits.cache_bytes, cx.salvage);
+    let map = Map::new(&footer, dynamic, cx.limits, cx.salvage);
     let reader = Box::new(Sparse {
         storage,
         size: footer.disk_size,

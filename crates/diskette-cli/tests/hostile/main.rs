@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 mod case;
+mod chains;
 mod others;
 mod qcow2;
 mod references;
