@@ -55,6 +55,12 @@ impl FileStorage {
         })
     }
 
+    /// Its size at this moment, which may not be that at the time it was opened.
+    #[cfg(feature = "mmap")]
+    pub(crate) fn size_now(&self) -> io::Result<u64> {
+        self.kind.size(&self.file)
+    }
+
     /// Tells QEMU's programs, and ourselves elsewhere, that this file is being read as an image, until it is closed.
     /// Fails where another program writes it.
     pub fn lock(&self) -> Result<()> {
