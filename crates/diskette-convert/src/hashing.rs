@@ -14,7 +14,7 @@ use crate::passing::Passing;
 use crate::pipeline::{guarded, no_thread};
 
 /// Bytes that may wait to be hashed.
-const MOST_WAITING: u64 = 4 * MIB;
+const MOST_WAITING: u64 = 16 * MIB;
 
 /// How soon whoever cancels is heard.
 const LOOK: Duration = Duration::from_millis(50);
