@@ -1,7 +1,7 @@
 //! Images that lie in a folder already are taken in: converted where they need it, under their names. What is put there later
 //! is noticed. A file that a base image is known by becomes that base image; where it is damaged, it is put away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -30,6 +30,13 @@ struct Found {
     facts: Facts,
 }
 
+impl Found {
+    fn mark(&self) -> Mark {
+        let size = catalog::number(self.facts.size);
+        (self.name.clone(), size, self.facts.changed)
+    }
+}
+
 /// By these a file is known again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Facts {
@@ -48,9 +55,13 @@ pub(crate) struct Seen {
 
 /// Takes in what is new in the folder; gives the ids of the images.
 pub(crate) async fn adopt(app: &Shared) -> Result<Vec<String>> {
+    let found = in_folder(app).await?;
+    let taken = taken_before(app, &found).await?;
     let mut adopted = Vec::new();
-    for file in in_folder(app).await? {
-        adopted.extend(adopt_one(app, file).await?);
+    for file in found {
+        if !taken.contains(&file.mark()) {
+            adopted.push(take_in(app, file).await?);
+        }
     }
     if !adopted.is_empty() {
         tracing::info!(count = adopted.len(), "images of the folder are taken in");
@@ -61,9 +72,10 @@ pub(crate) async fn adopt(app: &Shared) -> Result<Vec<String>> {
 /// Takes in what was put into the folder since it was looked at last, and does not grow any more.
 pub(crate) async fn adopt_new(app: &Shared, seen: &mut Seen) -> Result<()> {
     let found = in_folder(app).await?;
-    let is_there = |name: &String| found.iter().any(|file| file.name == *name);
-    seen.known.retain(|name, _| is_there(name));
-    seen.new.retain(|name, _| is_there(name));
+    let there: HashSet<&str> = found.iter().map(|file| file.name.as_str()).collect();
+    seen.known.retain(|name, _| there.contains(name.as_str()));
+    seen.new.retain(|name, _| there.contains(name.as_str()));
+    let mut noticed = Vec::new();
     for file in found {
         if seen.known.get(&file.name) == Some(&file.facts) {
             continue;
@@ -72,7 +84,13 @@ pub(crate) async fn adopt_new(app: &Shared, seen: &mut Seen) -> Result<()> {
             seen.new.remove(&file.name);
             seen.known.insert(file.name.clone(), file.facts);
             tracing::info!(file = file.name, "noticed in the folder of images");
-            adopt_one(app, file).await?;
+            noticed.push(file);
+        }
+    }
+    let taken = taken_before(app, &noticed).await?;
+    for file in noticed {
+        if !taken.contains(&file.mark()) {
+            take_in(app, file).await?;
         }
     }
     Ok(())
@@ -124,21 +142,20 @@ fn listed(folder: &Path) -> std::io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Nothing, where it was taken in before.
-async fn adopt_one(app: &Shared, file: Found) -> Result<Option<String>> {
-    let known: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM images WHERE json_extract(source, '$.type') = 'folder' AND json_extract(source, '$.file') = ? \
-         AND json_extract(source, '$.size') = ? AND json_extract(source, '$.changed') = ?",
-    )
-    .bind(&file.name)
-    .bind(catalog::number(file.facts.size))
-    .bind(file.facts.changed)
-    .fetch_one(app.db.reader())
-    .await?;
-    match known {
-        0 => take_in(app, file).await.map(Some),
-        _ => Ok(None),
+/// A file's name, its size, and when it was changed.
+type Mark = (String, i64, i64);
+
+/// The files that images were made of before; nothing is looked up where none are asked for.
+async fn taken_before(app: &Shared, files: &[Found]) -> Result<HashSet<Mark>> {
+    if files.is_empty() {
+        return Ok(HashSet::new());
     }
+    let marks: Vec<Mark> = sqlx::query_as(
+        "SELECT source ->> '$.file', source ->> '$.size', source ->> '$.changed' FROM images WHERE source ->> '$.type' = 'folder'",
+    )
+    .fetch_all(app.db.reader())
+    .await?;
+    Ok(marks.into_iter().collect())
 }
 
 async fn take_in(app: &Shared, file: Found) -> Result<String> {

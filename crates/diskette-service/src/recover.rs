@@ -13,7 +13,7 @@ use sqlx::FromRow;
 
 use crate::api::begin_upload;
 use crate::catalog::{self, Row};
-use crate::db::{now, stamp};
+use crate::db::{Change, now, stamp};
 use crate::ingest::{Files, Job, Wanted};
 use crate::problem::{CORRUPT, EXPIRED, Problem, Result, TRUNCATED};
 use crate::spool::Spool;
@@ -122,13 +122,15 @@ async fn settle_store(app: &Shared) -> Result<()> {
         .filter(|name| is_digest(name))
         .collect();
     let mut found = HashSet::new();
+    // One change for all: there may be very many.
+    let mut change = app.db.change().await?;
     for (name, path) in &files {
         let Some((blob, id)) = manifest_name(name) else {
             continue;
         };
         if known.get(id) == Some(&blob) {
             found.insert(id);
-        } else if there.contains(blob) && rebuild(app, path, id).await? {
+        } else if there.contains(blob) && rebuild(&mut change, path, id).await? {
             blobs.insert(blob);
         } else {
             fs::remove_file(path).map_err(machine)?;
@@ -140,22 +142,35 @@ async fn settle_store(app: &Shared) -> Result<()> {
             fs::remove_file(path).map_err(machine)?;
         }
     }
-    for row in &rows {
-        if !there.contains(row.blob.as_str()) {
-            lost(app, &row.id).await?;
-        } else if !found.contains(row.id.as_str()) {
-            let row: Row = sqlx::query_as("SELECT * FROM images WHERE id = ?")
-                .bind(&row.id)
-                .fetch_one(app.db.reader())
+    let is_lost = |row: &&Stored| !there.contains(row.blob.as_str());
+    for row in rows.iter().filter(is_lost) {
+        lost(&mut change, &row.id).await?;
+    }
+    change.commit().await?;
+    let is_untold = |row: &&Stored| !is_lost(row) && !found.contains(row.id.as_str());
+    let untold: Vec<_> = { rows.iter() }
+        .filter(is_untold)
+        .map(|row| row.id.as_str())
+        .collect();
+    write_manifests(app, &untold).await
+}
+
+/// Writes down what images are, some at a time.
+async fn write_manifests(app: &Shared, ids: &[&str]) -> Result<()> {
+    const AT_A_TIME: usize = 500;
+    for ids in ids.chunks(AT_A_TIME) {
+        let rows: Vec<Row> =
+            sqlx::query_as("SELECT * FROM images WHERE id IN (SELECT value FROM json_each(?))")
+                .bind(json!(ids).to_string())
+                .fetch_all(app.db.reader())
                 .await?;
-            catalog::write_manifest(app, &row)?;
-        }
+        catalog::write_manifests(app, &rows)?;
     }
     Ok(())
 }
 
 /// Records an image by its manifest; false where that is none, or the image is being made again.
-async fn rebuild(app: &Shared, path: &Path, id: &str) -> Result<bool> {
+async fn rebuild(change: &mut Change, path: &Path, id: &str) -> Result<bool> {
     let bytes = fs::read(path).map_err(|error| fault::of_machine("reading a manifest", &error))?;
     let written: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
     let row: Option<Row> =
@@ -165,28 +180,25 @@ async fn rebuild(app: &Shared, path: &Path, id: &str) -> Result<bool> {
     };
     let recorded: i64 = sqlx::query_scalar("SELECT count(*) FROM images WHERE id = ?")
         .bind(id)
-        .fetch_one(app.db.reader())
+        .fetch_one(change.on())
         .await?;
     if recorded > 0 {
         return Ok(false);
     }
-    let mut change = app.db.change().await?;
-    catalog::insert_with_blob(&mut change, &row).await?;
-    change.commit().await?;
+    catalog::insert_with_blob(change, &row).await?;
     tracing::info!(image = id, name = row.name, "recorded anew by its manifest");
     Ok(true)
 }
 
-async fn lost(app: &Shared, id: &str) -> Result<()> {
+async fn lost(change: &mut Change, id: &str) -> Result<()> {
     let problem = Problem::new(CORRUPT, "the stored file is gone").as_record();
-    let mut change = app.db.change().await?;
     sqlx::query("UPDATE images SET state = 'failed', problem = ?, updated_at = ? WHERE id = ? AND state IN ('ready', 'deactivated')")
         .bind(problem.to_string())
         .bind(now())
         .bind(id)
         .execute(change.on())
         .await?;
-    Ok(change.commit().await?)
+    Ok(())
 }
 
 fn manifest_name(name: &str) -> Option<(&str, &str)> {

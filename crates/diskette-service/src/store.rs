@@ -106,6 +106,21 @@ impl Store {
         replace(&self.manifest(sha256, image), &text)
     }
 
+    /// The same, for many: the disk is waited for once. Where that is cut off, the next start does it again.
+    pub(crate) fn put_manifests(&self, all: &[(&str, &str, Value)]) -> io::Result<()> {
+        let mut written = Vec::new();
+        for (sha256, image, manifest) in all {
+            let path = self.manifest(sha256, image);
+            let (_, hidden) = write_hidden(&path, &serde_json::to_vec_pretty(manifest)?)?;
+            written.push((hidden, path));
+        }
+        rustix::fs::syncfs(File::open(&self.blobs)?)?;
+        for (hidden, path) in written {
+            fs::rename(hidden, path)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn remove_manifest(&self, sha256: &str, image: &str) -> io::Result<()> {
         gone(fs::remove_file(self.manifest(sha256, image)))
     }
@@ -171,6 +186,14 @@ impl Store {
 
 /// The file at `path` with these bytes: afterwards, on stable storage, or what was there before.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (file, hidden) = write_hidden(path, bytes)?;
+    file.sync_all()?;
+    fs::rename(&hidden, path)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Bytes beside `path`, under a name that is looked at by nobody.
+fn write_hidden(path: &Path, bytes: &[u8]) -> io::Result<(File, PathBuf)> {
     let hidden = path.with_extension("json.new");
     let mut options = OpenOptions::new();
     let mut file = options
@@ -180,9 +203,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .mode(0o640)
         .open(&hidden)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&hidden, path)?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+    Ok((file, hidden))
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
@@ -223,7 +244,14 @@ mod tests {
         );
         store.put_manifest(&sha256, "id", &Value::Null).unwrap();
         assert_eq!(store.files().unwrap().len(), 2);
+        let all = [
+            (&*sha256, "id", Value::Null),
+            (&*sha256, "other", Value::Null),
+        ];
+        store.put_manifests(&all).unwrap();
+        assert_eq!(store.files().unwrap().len(), 3);
         store.remove_manifest(&sha256, "id").unwrap();
+        store.remove_manifest(&sha256, "other").unwrap();
         store.quarantine_blob(&sha256).unwrap();
         assert!(store.files().unwrap().is_empty());
         assert!(store.quarantine().join(&sha256).exists());

@@ -390,3 +390,13 @@ pub(crate) fn write_manifest(app: &App, row: &Row) -> Result<()> {
     let written = app.store.put_manifest(blob, &row.id, &manifest(row));
     written.map_err(|error| crate::fault::of_machine("the manifest", &error))
 }
+
+/// The same, for many.
+pub(crate) fn write_manifests(app: &App, rows: &[Row]) -> Result<()> {
+    let all = rows.iter().filter_map(|row| {
+        let blob = row.blob.as_deref()?;
+        Some((blob, row.id.as_str(), manifest(row)))
+    });
+    let written = app.store.put_manifests(&all.collect::<Vec<_>>());
+    written.map_err(|error| crate::fault::of_machine("the manifests", &error))
+}
