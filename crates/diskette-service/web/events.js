@@ -1,4 +1,5 @@
-// What happens at the service, as it happens: one stream for the whole page.
+// What happens at the service, as it happens: one stream for the whole page, while it is looked at. A browser has six connections
+// for all pages of a service (HTTP/1.1), and a stream keeps one: a hidden page does without, and reads anew when it is shown.
 
 import { get } from './api.js';
 
@@ -9,6 +10,15 @@ let source = null;
 let last = null;
 let retry = null;
 let connected = false;
+let wanted = false;
+/** Whether events may have been missed when the stream comes. */
+let missed = false;
+
+document.addEventListener('visibilitychange', () => {
+  if (!wanted) return;
+  if (document.hidden) pause();
+  else open();
+});
 
 /** Calls `listener({id, at, kind, subject, change, data})` for every event of this kind (`*`: of any). Gives what ends that. */
 export function on(kind, listener) {
@@ -27,6 +37,8 @@ export const isConnected = () => connected;
 
 export function open() {
   close();
+  wanted = true;
+  if (document.hidden) return pause();
   const after = last == null ? '' : `?after=${last}`;
   source = new EventSource(`/api/v1/events${after}`);
   source.addEventListener('open', () => tell(true));
@@ -41,18 +53,29 @@ export function open() {
 }
 
 export function close() {
+  wanted = false;
+  disconnect();
+}
+
+/** Nobody is told: nothing is wrong. What happens meanwhile is not sent later, for all is read anew. */
+function pause() {
+  disconnect();
+  last = null;
+  connected = false;
+  missed = true;
+}
+
+function disconnect() {
   clearTimeout(retry);
   source?.close();
   source = null;
 }
 
-let before = false;
-
 function tell(now) {
   if (now === connected) return;
   connected = now;
-  const again = now && before;
-  before ||= now;
+  const again = now && missed;
+  missed = true;
   for (const listener of watchers) listener(now, again);
 }
 
