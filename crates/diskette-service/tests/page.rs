@@ -74,11 +74,18 @@ fn who_may_look_alone_types_nothing() {
 }
 
 #[test]
-fn every_screen_is_accessible_in_light_and_dark_and_on_a_phone() {
+fn eight_tabs_have_enough_connections_and_miss_nothing() {
+    let Some((browser, bench)) = bench() else {
+        return;
+    };
+    browser.run(&bench.server, "tabs.js", &json!({}));
+}
+
+#[test]
+fn every_screen_of_nodes_is_accessible_in_light_and_dark_and_on_a_phone() {
     let Some((browser, bench)) = bench() else {
         return;
     };
     let node = bench.node("edge", true);
-    let given = json!({"image": bench.image, "node": node});
-    browser.run(&bench.server, "accessible.js", &given);
+    browser.run(&bench.server, "accessible.js", &json!({"node": node}));
 }

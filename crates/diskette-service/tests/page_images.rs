@@ -126,7 +126,7 @@ fn a_large_upload_keeps_the_memory_of_both_sides_flat() {
 }
 
 #[test]
-fn screens_of_images_have_no_serious_findings_of_axe() {
+fn every_screen_of_images_is_accessible_in_light_and_dark_and_on_a_phone() {
     let Some(browser) = Browser::find() else {
         return;
     };
@@ -147,7 +147,7 @@ fn screens_of_images_have_no_serious_findings_of_axe() {
         .json("PUT", "/api/v1/aliases/router", &json!({"image": ready}))
         .expect(200);
     let given = json!({"file": file, "ready": ready, "failed": failed});
-    browser.run(&server, "screens-axe.js", &given);
+    browser.run(&server, "accessible-images.js", &given);
 }
 
 #[test]

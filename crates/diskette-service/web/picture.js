@@ -112,8 +112,7 @@ function strip({ title, words, probe, partitions = [], isFile = false, read }) {
 
   function paint() {
     if (!canvas.isConnected || cells.length === 0) return;
-    const style = getComputedStyle(document.documentElement);
-    const colours = KINDS.map(([, , name]) => style.getPropertyValue(name).trim());
+    const colours = KINDS.map(([, , name]) => colour(name));
     const density = devicePixelRatio || 1;
     const width = Math.max(1, Math.round(canvas.clientWidth * density));
     const height = Math.max(1, Math.round(canvas.clientHeight * density));
@@ -136,29 +135,35 @@ function strip({ title, words, probe, partitions = [], isFile = false, read }) {
     }
     if (cursor != null) {
       const x = ((cursor + 0.5) / cells.length) * width;
-      draw.fillStyle = style.getPropertyValue('--text').trim();
+      draw.fillStyle = colour('--text');
       draw.fillRect(Math.round(x - density), 0, 2 * density, height);
     }
-    if (lanes) paintLanes(style, density);
+    if (lanes) paintLanes(density);
   }
 
-  function paintLanes(style, density) {
+  /** A colour as it is now: to a canvas a name of ours, light or dark, means nothing. */
+  function colour(name) {
+    canvas.style.color = `var(${name})`;
+    return getComputedStyle(canvas).color;
+  }
+
+  function paintLanes(density) {
     const width = Math.max(1, Math.round(lanes.clientWidth * density));
     const height = Math.max(1, Math.round(lanes.clientHeight * density));
     Object.assign(lanes, { width, height });
     const draw = lanes.getContext('2d');
-    draw.font = `${11 * density}px ${style.getPropertyValue('--font')}`;
+    draw.font = `${11 * density}px ${getComputedStyle(lanes).fontFamily}`;
     draw.textBaseline = 'middle';
     for (const part of partitions) {
       const left = ((part.start - start) / length) * width;
       const right = ((part.start + part.size - start) / length) * width;
       if (right < 0 || left > width) continue;
       const [x, end] = [Math.max(0, left), Math.min(width, right)];
-      draw.fillStyle = style.getPropertyValue('--accent-soft').trim();
+      draw.fillStyle = colour('--accent-soft');
       draw.fillRect(x, 0, Math.max(density, end - x - density), height);
       const label = `${part.number} ${part.file_system?.kind ?? part.type ?? ''}`;
       if (draw.measureText(label).width + 10 * density < end - x) {
-        draw.fillStyle = style.getPropertyValue('--text').trim();
+        draw.fillStyle = colour('--text');
         draw.fillText(label, x + 6 * density, height / 2);
       }
     }
