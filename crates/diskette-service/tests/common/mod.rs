@@ -211,6 +211,19 @@ impl Server {
         }
     }
 
+    /// Waits until there is no file below a folder of the data: what has failed is recorded first, and then removed.
+    pub fn until_empty(&self, below: &str) {
+        let start = Instant::now();
+        while !self.files(below).is_empty() {
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "{:?}",
+                self.files(below)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Where the sockets of its machines are: a folder that is named by a digest, outside of its data.
     pub fn sockets(&self) -> PathBuf {
         let digest = Sha256::digest(self.data.join("overlays").as_os_str().as_encoded_bytes());
