@@ -102,6 +102,7 @@ async function fill() {
   }
   const nodes = { router: await node('edge-1', images.router, { memory_mib: 64 }, { preset: 'router' }) };
   const held = await node('edge-2', images.router, { memory_mib: 64 }, { preset: 'router' });
+  await until('it has said something', async () => String((await api('GET', `/api/v1/nodes/${held}/console/log`)).value).includes('edge-router'));
   await api('POST', `/api/v1/nodes/${held}/pause`);
   const off = await node('edge-3', images.router, { memory_mib: 64 }, { preset: 'router' });
   await api('POST', `/api/v1/nodes/${off}/stop`);
