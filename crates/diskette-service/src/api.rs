@@ -36,7 +36,7 @@ use crate::problem::{self, NOT_FOUND, Problem};
 use crate::state::Shared;
 use crate::{compat, metrics, origin, web};
 
-pub(crate) use data::{Stored, blocking, verified};
+pub(crate) use data::{Stored, blocking, labels_of, verified};
 pub(crate) use images::{NewImage, record, remove as remove_image};
 pub(crate) use shared::{Key, body, etag, expect_unchanged, prefers_async};
 pub(crate) use uploads::begin as begin_upload;

@@ -7,8 +7,10 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use common::Server;
+use diskette_testkit::tools::Tool;
 use serde_json::{Value, json};
 
 fn disk(seed: u8) -> Vec<u8> {
@@ -30,6 +32,54 @@ fn operation(server: &Server, id: &str, action: &str, body: &Value) -> Value {
     let begun = server.json("POST", &path, body).expect(202);
     let path = format!("/api/v1/operations/{}", begun["id"].as_str().unwrap());
     server.until(&path, |operation| operation["state"] != "running")
+}
+
+/// A disk that sfdisk or mkfs has made of a file of 32 MiB, as a VMDK.
+fn made_by(tool: &Tool, arguments: &[&str], script: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("raw");
+    std::fs::File::create(&raw)
+        .unwrap()
+        .set_len(32 << 20)
+        .unwrap();
+    let mut command = tool.command();
+    command.args(arguments).arg(&raw).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // One that reads nothing may have ended.
+    let _ = stdin.write_all(script.as_bytes());
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    let mut options = diskette::safe_options();
+    options.format = diskette::core::FormatChoice::Named("raw".to_owned());
+    let disk = diskette::open_with(&raw, &options).unwrap();
+    let vmdk = folder.path().join("vmdk");
+    diskette::Conversion::to("vmdk")
+        .write(&disk, &vmdk)
+        .unwrap();
+    std::fs::read(&vmdk).unwrap()
+}
+
+#[test]
+fn an_image_that_is_laid_out_for_clouds_is_launched_as_one_whatever_its_format_and_name() {
+    let (Some(sfdisk), Some(mkfs)) = (Tool::find("sfdisk"), Tool::find("mkfs.ext4")) else {
+        return;
+    };
+    let server = Server::start();
+    let preset = |name: &str, bytes: &[u8]| {
+        let image = stored(&server, &json!({"name": name}), bytes);
+        let path = format!("/api/v1/images/{}/machine", image["id"].as_str().unwrap());
+        server.get(&path).expect(200)["preset"].clone()
+    };
+    let boot = "type=21686148-6449-6E6F-744E-656564454649";
+    let cloud = format!("label: gpt\n14: size=3M, {boot}\n15: size=8M, type=U\n1: type=L\n");
+    let installed = format!("label: gpt\n1: size=3M, {boot}\n2: size=8M, type=U\n3: type=L\n");
+    let sfdisk = |script: &str| made_by(&sfdisk, &["--quiet"], script);
+    assert_eq!(preset("numbered", &sfdisk(&cloud)), "cloud");
+    assert_eq!(preset("installed", &sfdisk(&installed)), "generic");
+    let mkfs = |label: &str| made_by(&mkfs, &["-q", "-F", "-L", label], "");
+    assert_eq!(preset("labelled", &mkfs("cloudimg-rootfs")), "cloud");
+    assert_eq!(preset("plain", &mkfs("rootfs")), "generic");
 }
 
 #[test]

@@ -110,7 +110,7 @@ pub(crate) async fn info(
 }
 
 /// The labels of what is on a disk: of a volume as a whole, and of file systems in partitions.
-fn labels_of(contents: &Contents) -> Vec<&str> {
+pub(crate) fn labels_of(contents: &Contents) -> Vec<&str> {
     let parts = contents.partitions.iter();
     let inside = parts.filter_map(|part| part.file_system.as_ref());
     let all = contents.file_system.iter().chain(inside);

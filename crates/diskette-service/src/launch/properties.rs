@@ -307,6 +307,8 @@ pub struct Facts<'a> {
     pub has_ntfs: bool,
     /// Whether it is known to take a seed of cloud-init's.
     pub takes_seed: bool,
+    /// Whether it is laid out as publishers make images for clouds: these may know no disks but virtio's.
+    pub is_for_clouds: bool,
     /// Its name, for what content does not tell.
     pub name: &'a str,
 }
@@ -356,7 +358,7 @@ fn guess_preset(facts: &Facts<'_>) -> Preset {
     if facts.is_iso {
         return Preset::Installer;
     }
-    if facts.takes_seed {
+    if facts.takes_seed || facts.is_for_clouds {
         return Preset::Cloud;
     }
     if facts.has_ntfs || name.contains("windows") {
@@ -443,5 +445,12 @@ mod tests {
             ..Facts::default()
         };
         assert_eq!(guess(&facts).0, Preset::Installer);
+        let facts = Facts {
+            source_format: "vmdk",
+            is_for_clouds: true,
+            name: "from-the-lab",
+            ..Facts::default()
+        };
+        assert_eq!(guess(&facts).1.disk_bus, DiskBus::Virtio);
     }
 }

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use diskette::core::{BackingImage, FormatChoice, GIB, NewImage, OpenOptions};
-use diskette::inside;
+use diskette::inside::{self, Contents};
 use serde_json::{Map, Value};
 use sqlx::types::Json;
 
 use super::record::Base;
 use super::{NewNode, Node, locked};
-use crate::api::blocking;
+use crate::api::{blocking, labels_of};
 use crate::db::now;
 use crate::launch::home::Home;
 use crate::launch::properties::{self, Facts, Machine, Preset};
@@ -306,6 +306,7 @@ async fn guess(base: &Base, blob: &std::path::Path) -> Result<(Preset, Machine)>
             diskette::open_with(&path, &options).and_then(|disk| inside::contents(&disk))
         {
             facts.has_esp = contents.boot.esp;
+            facts.is_for_clouds = is_for_clouds(&contents);
             facts.has_boot_code = contents.boot.bios_code;
             facts.has_ntfs = contents.partitions.iter().any(|partition| {
                 partition
@@ -317,6 +318,20 @@ async fn guess(base: &Base, blob: &std::path::Path) -> Result<(Preset, Machine)>
         Ok(properties::guess(&facts))
     })
     .await
+}
+
+/// Ubuntu's images for clouds and CirrOS's tell by the label of their root; Debian's, and Ubuntu's too, by the numbers of their
+/// partitions: what GRUB begins with is the 14th, the EFI system partition the 15th (Debian's cloud-images for FAI, Ubuntu's
+/// livecd-rootfs). No installer counts so.
+fn is_for_clouds(contents: &Contents) -> bool {
+    const LABELS: [&str; 2] = ["cloudimg-rootfs", "cirros-rootfs"];
+    let is_numbered = |number: u32, kind: &str| {
+        let mut all = contents.partitions.iter();
+        all.any(|partition| partition.number == number && partition.type_name == Some(kind))
+    };
+    let labels = labels_of(contents);
+    labels.iter().any(|label| LABELS.contains(label))
+        || is_numbered(14, "BIOS boot") && is_numbered(15, "EFI System")
 }
 
 /// Which machine the image of this id speaks for; as this kind of guest, if one is named.
