@@ -141,10 +141,15 @@ function strip({ title, words, probe, partitions = [], isFile = false, read }) {
     if (lanes) paintLanes(density);
   }
 
-  /** A colour as it is now: to a canvas a name of ours, light or dark, means nothing. */
+  /** A colour as it is now: to a canvas a name of ours, light or dark, means nothing. What is asked is new each time, for a change of
+      colour takes its time. */
   function colour(name) {
-    canvas.style.color = `var(${name})`;
-    return getComputedStyle(canvas).color;
+    const probe = h('i');
+    probe.style.color = `var(${name})`;
+    canvas.append(probe);
+    const now = getComputedStyle(probe).color;
+    probe.remove();
+    return now;
   }
 
   function paintLanes(density) {
