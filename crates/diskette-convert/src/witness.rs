@@ -30,7 +30,7 @@ pub struct Witness {
 }
 
 /// A number for what a disk holds that any number of threads find out at once, and that takes no time for zeros: each piece
-/// of 64 KiB that is not all zeros is digested with its offset (BLAKE3), and all these digests are combined bit by bit
+/// of 64 KiB that is not all zeros is digested (BLAKE3), that and its offset again, and all these digests are combined bit by bit
 /// (XOR). Two disks of one size with one number hold the same, unless somebody has searched for two that do not.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pieces([u8; 32]);
@@ -93,9 +93,10 @@ impl Pieces {
             if is_zero(piece) {
                 continue;
             }
+            // The bytes alone first: eight of an offset before them would keep them from being hashed in parallel.
             let mut hasher = blake3::Hasher::new();
+            hasher.update(blake3::hash(piece).as_bytes());
             hasher.update(&at.to_le_bytes());
-            hasher.update(piece);
             self.combine(&Self(hasher.finalize().into()));
         }
     }
