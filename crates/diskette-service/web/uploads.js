@@ -1,5 +1,7 @@
 // Uploads that go on: tus, in pieces cut from the file on its disk, so that none of it stays in memory. What is under way is
-// known by the file's fingerprint, also to a page that has been loaded anew.
+// known by the file's fingerprint, also to a page that has been loaded anew. Whether the service has a file already is not asked
+// (`HEAD /api/v1/images?sha256=`): a browser's own SHA-256 takes only what is whole in memory, and is missing where the page comes
+// without TLS from another machine.
 
 import { Problem, Unreachable, credentials, get, path, post, send } from './api.js';
 
