@@ -33,8 +33,6 @@ export function onConnection(listener) {
   return () => watchers.delete(listener);
 }
 
-export const isConnected = () => connected;
-
 export function open() {
   close();
   wanted = true;

@@ -107,12 +107,6 @@ impl Home {
         self.folder.join("qemu.log")
     }
 
-    /// Who the process is, so that it is known again.
-    #[must_use]
-    pub fn process(&self) -> PathBuf {
-        self.folder.join("process.json")
-    }
-
     /// The command line, to be looked at.
     #[must_use]
     pub fn command(&self) -> PathBuf {
