@@ -159,6 +159,11 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::LimitExceeded { what, .. } if what.contains("unpacked") => {
             Some("--unpack-limit allows more")
         }
+        Error::Io { source, .. } | Error::File { source, .. }
+            if source.kind() == io::ErrorKind::FileTooLarge =>
+        {
+            Some("the file system or the limit of the process (ulimit -f) takes no file as large")
+        }
         _ => None,
     }
 }

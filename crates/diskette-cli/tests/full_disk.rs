@@ -75,6 +75,40 @@ fn a_disk_full_at_any_size_loses_nothing() {
     eprint!("{said}");
 }
 
+#[test]
+fn a_file_larger_than_the_process_may_write_is_an_error_and_no_death_by_a_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    prepare(root);
+    // Blocks of 512 bytes: 64 KiB.
+    let most = "ulimit -f 128; exec \"$0\" \"$@\"";
+    for (line, _) in MAKING {
+        fs::write(root.join("full/out"), "what was there before").unwrap();
+        let answer: common::Answer = Command::new("sh")
+            .args(["-c", most, env!("CARGO_BIN_EXE_diskette")])
+            .args(line.split(' '))
+            .current_dir(root)
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(answer.code, Some(1), "{line}: {}", answer.err);
+        assert!(
+            answer.err.contains("File too large"),
+            "{line}: {}",
+            answer.err
+        );
+        assert!(answer.err.contains("ulimit -f"), "{line}: {}", answer.err);
+        assert_eq!(answer.err.lines().count(), 1, "{line}: {}", answer.err);
+        let kept = fs::read(root.join("full/out")).unwrap();
+        assert_eq!(kept, b"what was there before", "{line}");
+        assert_eq!(
+            fs::read_dir(root.join("full")).unwrap().count(),
+            1,
+            "{line} left a file"
+        );
+    }
+}
+
 fn prepare(root: &Path) {
     let mut disk = vec![0; 1 << 20];
     Rng::new(7).fill(&mut disk[..300_000]);

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use diskette_testkit::Rng;
 use diskette_testkit::golden::{images, testdata};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeValLike;
 
 /// Commands that only look at the mutant `m`; `o` is the image that it was made of.
@@ -178,6 +179,8 @@ fn launched() {
     // Whatever happens, the machine stays usable.
     setrlimit(Resource::RLIMIT_AS, 8 << 30, 8 << 30).unwrap();
     setrlimit(Resource::RLIMIT_FSIZE, 4 << 30, 4 << 30).unwrap();
+    // As the command does where it starts.
+    SigSet::from(Signal::SIGXFSZ).thread_block().unwrap();
     panic::set_hook(Box::new(|told| {
         eprintln!("{told}");
         PANICS

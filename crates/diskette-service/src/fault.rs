@@ -40,7 +40,7 @@ pub(crate) fn of_image(error: &Error) -> Problem {
 /// What the machine's error is.
 pub(crate) fn of_machine(what: &str, error: &io::Error) -> Problem {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             Problem::new(DISK_FULL, format!("{what}: {error}"))
         }
         io::ErrorKind::ConnectionAborted => Problem::new(CANCELLED, error.to_string()),
