@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Bytes;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::catalog;
@@ -21,7 +21,7 @@ pub(crate) struct Receiver {
     app: Shared,
     job: Arc<Job>,
     spool: Arc<Spool>,
-    to_thread: Option<mpsc::Sender<Bytes>>,
+    to_thread: Option<ToThread>,
     thread: Option<JoinHandle<io::Result<()>>>,
     /// Somebody waits for the thread, and looks after what it has written.
     awaited: Arc<AtomicBool>,
@@ -30,8 +30,39 @@ pub(crate) struct Receiver {
     room: u64,
 }
 
-/// What waits for the thread, at most: pieces of what the network delivers at once.
-const WAITING: usize = 64;
+/// The way to the thread. What waits there is bounded by its bytes as well as its pieces: the network delivers one byte at
+/// once, or half a MiB.
+struct ToThread {
+    pieces: mpsc::Sender<Waiting>,
+    /// A permit for each byte that may yet wait.
+    room: Arc<Semaphore>,
+}
+
+/// A piece that waits, and the room that it takes.
+type Waiting = (Bytes, OwnedSemaphorePermit);
+
+/// Bytes that wait for the thread, at most; a longer piece waits alone.
+const MOST_BYTES: u32 = 2 << 20;
+/// Pieces that do.
+const MOST_PIECES: usize = 64;
+
+impl ToThread {
+    fn new() -> (Self, mpsc::Receiver<Waiting>) {
+        let (pieces, waiting) = mpsc::channel(MOST_PIECES);
+        let room = Arc::new(Semaphore::new(MOST_BYTES as usize));
+        (Self { pieces, room }, waiting)
+    }
+
+    /// Whether the thread takes it.
+    async fn send(&self, piece: Bytes) -> bool {
+        let bytes = u32::try_from(piece.len()).map_or(MOST_BYTES, |bytes| bytes.min(MOST_BYTES));
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await;
+        match room {
+            Ok(room) => self.pieces.send((piece, room)).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+}
 
 impl Receiver {
     /// For the job's own spool, or another of the job's.
@@ -46,13 +77,13 @@ impl Receiver {
         spool: &Arc<Spool>,
         alone: Option<OwnedMutexGuard<()>>,
     ) -> Self {
-        let (to_thread, mut bytes) = mpsc::channel::<Bytes>(WAITING);
+        let (to_thread, mut waiting) = ToThread::new();
         let into = Arc::clone(spool);
         let awaited = Arc::new(AtomicBool::new(false));
         let cared_for = Arc::clone(&awaited);
         let thread = tokio::task::spawn_blocking(move || {
             let _alone = alone;
-            while let Some(piece) = bytes.blocking_recv() {
+            while let Some((piece, _room)) = waiting.blocking_recv() {
                 into.append(&piece)?;
             }
             match cared_for.load(Ordering::Relaxed) {
@@ -92,7 +123,7 @@ impl Receiver {
         let metrics = &self.app.metrics.received;
         metrics.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let sent = match &self.to_thread {
-            Some(to_thread) => to_thread.send(bytes).await.is_ok(),
+            Some(to_thread) => to_thread.send(bytes).await,
             None => false,
         };
         match sent {
@@ -208,6 +239,34 @@ impl Drop for GiveUp {
     fn drop(&mut self) {
         if let Some(job) = self.0.take() {
             job.give_up(Problem::new(TRUNCATED, "the client went away"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may")]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sender_quicker_than_the_disk_waits_however_large_its_pieces_are() {
+        for (bytes, most) in [(1, 64), (64 << 10, 32), (512 << 10, 4), (5 << 20, 1)] {
+            let (to_thread, mut waiting) = ToThread::new();
+            let piece = Bytes::from(vec![1; bytes]);
+            let soon = Duration::from_millis(50);
+            let mut sent = 0;
+            while let Ok(true) = tokio::time::timeout(soon, to_thread.send(piece.clone())).await {
+                sent += 1;
+            }
+            assert_eq!(sent, most, "pieces of {bytes} bytes");
+            // One is written: there is room for one.
+            drop(waiting.recv().await.unwrap());
+            assert!(to_thread.send(piece.clone()).await);
+            drop(waiting);
+            assert!(!to_thread.send(piece).await);
         }
     }
 }
