@@ -2,6 +2,7 @@
 
 mod edits;
 mod files;
+mod pages;
 mod repair;
 mod sealed;
 mod seeds;
@@ -37,7 +38,7 @@ pub const TARGETS: [Target; 17] = [
     ("open_vdi", |data| open("vdi", data)),
     ("open_vpc", |data| open("vpc", data)),
     ("open_luks", |data| open("luks", data)),
-    ("open_vhdx", |data| open("vhdx", data)),
+    ("open_vhdx", open_vhdx),
     ("vhdx_sealed", vhdx_sealed),
     ("vpc_sealed", vpc_sealed),
     ("qcow2_repair", qcow2_repair),
@@ -71,6 +72,11 @@ pub fn open(format: &str, data: &[u8]) {
             let _ = walk(&*image.reader);
         }
     }
+}
+
+/// Opens a VHDX of which `data` has the pages that are not zero ([`pages`]): its parts lie a MiB from one another.
+pub fn open_vhdx(data: &[u8]) {
+    open("vhdx", &pages::spread(data));
 }
 
 /// Opens `data` as an OVA, holds it against its manifest, and walks over each of its disks.

@@ -56,7 +56,7 @@ fn repaired(bytes: Vec<u8>, what: Repair) -> Option<(Vec<u8>, CheckReport)> {
 }
 
 /// What each sector of the disk and of its snapshot reads as; `None` where it cannot be read.
-fn read(bytes: &[u8]) -> Vec<Option<Vec<u8>>> {
+fn read(bytes: &[u8]) -> Contents {
     let mut found = Vec::new();
     for snapshot in [None, Some("1".to_owned())] {
         let mut options = options();
@@ -71,8 +71,11 @@ fn read(bytes: &[u8]) -> Vec<Option<Vec<u8>>> {
     found
 }
 
+/// What an image and its snapshots read as.
+type Contents = Vec<Option<Vec<u8>>>;
+
 /// Sound images, and what they read as.
-static BASES: LazyLock<Vec<(Vec<u8>, Vec<Option<Vec<u8>>>)>> = LazyLock::new(|| {
+static BASES: LazyLock<Vec<(Vec<u8>, Contents)>> = LazyLock::new(|| {
     let images = tiny_qcow2().into_iter();
     images
         .map(|(_, image)| {

@@ -60,10 +60,11 @@ pub const CHANGES: usize = 80 + 80 + 128 + 64 + 256 + 256 + (12 << 10);
 /// How many images there are to be changed.
 pub const BASES: u8 = 4;
 
-fn bases() -> &'static [Vec<u8>] {
+/// The images that are changed.
+pub(crate) fn bases() -> &'static [Vec<u8>] {
     static BASES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     BASES.get_or_init(|| {
-        let dynamic = Vhdx::new(2 * M).filled(0, 0x41);
+        let dynamic = Vhdx::new(2 * M).block(0, Block::Full(vec![0x41; 16 << 10]));
         let sectors = [(0, vec![0x61; 512]), (9, vec![0x62; 512])].into();
         let mut child = Vhdx::new(2 * M).block(0, Block::Partial(sectors));
         child.parent = Some(vec![

@@ -12,7 +12,8 @@ use diskette_testkit::vmdk::{Grain, Hosted, SeGrain, Stream, cowd, filled, se_sp
 use diskette_testkit::vpc::{self, Vpc};
 
 use crate::framed;
-use crate::sealed::{BASES, CHANGES};
+use crate::pages::squeeze;
+use crate::sealed::{BASES, CHANGES, bases};
 
 /// The seeds of a target, each with a name.
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -45,6 +46,11 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             .collect(),
         "service" => crate::service::seeds(),
         "qcow2_repair" => crate::repair::seeds(),
+        "open_vhdx" => bases()
+            .iter()
+            .enumerate()
+            .map(|(number, image)| (format!("base-{number}"), squeeze(image)))
+            .collect(),
         "vhdx_sealed" => (0..BASES)
             .map(|which| {
                 (

@@ -74,7 +74,7 @@ const READERS: [Reader; 9] = [
     (
         "parts",
         parts_of_a_file,
-        &[b"\x64\0\0\0\0\0\0\0" as &[u8], b"\x64\0\0\0\0\0\0\00-2,98-2,7-0\nabcd"],
+        &[b"\x64\0\0\0\0\0\0\0" as &[u8], b"\x64\0\0\0\0\0\0\x000-2,98-2,7-0\nabcd"],
     ),
     (
         "sums",
@@ -288,11 +288,20 @@ fn catalog(data: &[u8]) {
     assert!(again == entries, "an entry has changed");
 }
 
+#[allow(
+    clippy::field_reassign_with_default,
+    reason = "it may get more fields than these"
+)]
+fn by(keys: Vec<String>) -> Signature {
+    let mut signature = Signature::default();
+    signature.keys = keys;
+    signature
+}
+
 /// What was signed once is all that is ever taken.
 fn signature(data: &[u8]) {
     let keys = [ED, RSA].map(|key| String::from_utf8_lossy(key).into_owned());
-    let mut signature = Signature::default();
-    signature.keys = keys.to_vec();
+    let signature = by(keys.to_vec());
     for (text, beside) in [
         (SUMS, Some(data)),
         (data, Some(BESIDE_ED)),
@@ -313,8 +322,7 @@ fn lines(text: &[u8]) -> Vec<String> {
 }
 
 fn keys(data: &[u8]) {
-    let mut signature = Signature::default();
-    signature.keys = vec![String::from_utf8_lossy(data).into_owned()];
+    let signature = by(vec![String::from_utf8_lossy(data).into_owned()]);
     if signature.check_keys().is_ok() {
         let _ = signature.verified(SUMS, Some(BESIDE_ED));
         let _ = signature.verified(SUMS, Some(BESIDE_RSA));
