@@ -24,9 +24,13 @@ fn every_answer_is_one_that_the_description_allows() {
         return;
     }
     let server = Server::start();
-    furnish(&server);
+    let (image, node) = furnish(&server);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("schemathesis.toml"), CONFIG).unwrap();
+    std::fs::write(
+        folder.path().join("schemathesis.toml"),
+        config(&image, &node),
+    )
+    .unwrap();
     let full = std::env::var("DISKETTE_CONTRACT").is_ok_and(|word| word == "full");
     let (phases, examples) = match full {
         true => ("coverage,fuzzing", "25"),
@@ -74,38 +78,45 @@ fn every_answer_is_one_that_the_description_allows() {
         "{said}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let answer = server.get("/api/v1/images/kept").expect(200);
-    assert_eq!(answer["state"], "ready", "it is still there, and serves");
+    // It is still there, and serves; what there was may have been deleted.
+    let after = server.get(&format!("/api/v1/images/{}", kept(&server, "after")));
+    assert_eq!(after.expect(200)["state"], "ready");
 }
 
-/// So that there is something to be asked for.
-const CONFIG: &str = r#"
+/// So that there is something to be asked for; by their identifiers, as requests change names.
+fn config(image: &str, node: &str) -> String {
+    format!(
+        r#"
 [[operations]]
 include-path-regex = "^/api/v1/images/"
 exclude-method = "DELETE"
-parameters = { "path.id" = "kept" }
+parameters = {{ "path.id" = "{image}" }}
 
 [[operations]]
 include-path-regex = "^/api/v1/nodes/"
 exclude-method = "DELETE"
-parameters = { "path.id" = "one" }
+parameters = {{ "path.id" = "{node}" }}
 
 [[operations]]
 include-path-regex = "/actions/"
-parameters = { "path.id" = "kept", "path.action" = "verify" }
-"#;
+parameters = {{ "path.id" = "{image}", "path.action" = "verify" }}
+"#
+    )
+}
 
-fn furnish(server: &Server) {
-    let made = server
-        .json("POST", "/api/v1/images", &json!({"name": "kept"}))
-        .expect(201);
-    let path = format!("/api/v1/images/{}/file", made["id"].as_str().unwrap());
+/// An image and a node.
+fn furnish(server: &Server) -> (String, String) {
+    let image = kept(server, "kept");
+    let new = json!({"name": "one", "image": image, "preset": "router"});
+    let node = server.json("POST", "/api/v1/nodes", &new).expect(201);
+    (image, node["id"].as_str().unwrap().to_owned())
+}
+
+/// An image of that name.
+fn kept(server: &Server, name: &str) -> String {
+    let new = server.json("POST", "/api/v1/images", &json!({"name": name}));
+    let id = new.expect(201)["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/images/{id}/file");
     server.call("PUT", &path, &[], &boot_sector()).expect(200);
-    server
-        .json(
-            "POST",
-            "/api/v1/nodes",
-            &json!({"name": "one", "image": "kept", "preset": "router"}),
-        )
-        .expect(201);
+    id
 }
