@@ -7,8 +7,9 @@ use diskette_core::{
 #[cfg(doc)]
 use crate::UpperLayers;
 use crate::control::Meter;
+use crate::hashing::Hashing;
 use crate::pack::{Slot, Work};
-use crate::passing::{Passing, PassingDigests};
+use crate::passing::PassingDigests;
 use crate::pipeline::{Stages, run};
 use crate::plan::{Care, Planner, Rules};
 use crate::target::{NewTarget, Target, UsedTarget};
@@ -157,11 +158,11 @@ fn copy<T: Target>(work: Work<'_>, target: T, options: &ConvertOptions<'_>) -> R
     let copied = Copied {
         target,
         meter,
-        passing: options.digests.map(|_| Passing::default()),
+        hashing: options.digests.map(|_| Hashing::default()),
     };
     let copied = run(&copying, planner, copied, control)?;
-    if let (Some(passing), Some(digests)) = (copied.passing, options.digests) {
-        digests.add(passing.finish(copying.work.source.size(), control)?);
+    if let (Some(hashing), Some(digests)) = (copied.hashing, options.digests) {
+        digests.add(hashing.finish(copying.work.source.size(), control)?);
     }
     Ok(copied.target)
 }
@@ -181,7 +182,7 @@ fn data_total(work: &Work<'_>) -> Result<u64> {
 struct Copied<'a, T> {
     target: T,
     meter: Meter<'a>,
-    passing: Option<Passing>,
+    hashing: Option<Hashing>,
 }
 
 /// The stages of a conversion.
@@ -208,10 +209,10 @@ impl<'a, T: Target> Stages for Copying<'a, T> {
         if let Some(witness) = self.work.witness {
             witness.task(slot, copied.meter.control())?;
         }
-        copied.target.store(slot)?;
-        if let Some(passing) = &mut copied.passing {
-            passing.take(slot, copied.meter.control())?;
+        if let Some(hashing) = &copied.hashing {
+            hashing.take(slot, copied.meter.control())?;
         }
+        copied.target.store(slot)?;
         let meter = &mut copied.meter;
         if self.single_pass {
             meter.advance_to(slot.task.offset + slot.task.len);

@@ -1,4 +1,5 @@
-//! The digest of what passes, by a thread of its own: data behind a hole of many GiB is converted while the zeros are hashed.
+//! The digest of what passes, by a thread of its own where there may be several: data behind a hole of many GiB is converted
+//! while the zeros are hashed.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ const MOST_WAITING: u64 = 16 * MIB;
 /// How soon whoever cancels is heard.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A digest on its way. The thread starts with the first part, and ends with this.
+/// A digest on its way. Its thread starts with the first part, and ends with this.
 #[derive(Debug, Default)]
 pub(crate) struct Hashing(Arc<Line>);
 
@@ -46,7 +47,12 @@ struct State {
 impl Hashing {
     /// What a slot has of the disk. What was passed over are zeros.
     pub(crate) fn take(&self, slot: &Slot, control: &Control<'_>) -> Result<()> {
+        let alone = control.threads == Some(1);
         for (offset, bytes) in slot.read_parts() {
+            if alone {
+                self.0.lock().passing.add(offset, bytes, control)?;
+                continue;
+            }
             let mut state = self.wait(control, |state| state.waiting_bytes < MOST_WAITING)?;
             if !state.started {
                 let line = Arc::clone(&self.0);

@@ -6,7 +6,6 @@ use diskette_core::Result;
 use sha2::{Digest, Sha256};
 
 use crate::Control;
-use crate::pack::Slot;
 
 /// The SHA-256 of each disk that was converted, of all bytes that the guest reads: what [`digest`](crate::digest()) gives,
 /// too. Conversions that are handed one add to it at their end.
@@ -43,14 +42,6 @@ pub(crate) struct Passing {
 }
 
 impl Passing {
-    /// What a slot has of the disk. What was passed over are zeros.
-    pub(crate) fn take(&mut self, slot: &Slot, control: &Control<'_>) -> Result<()> {
-        for (offset, bytes) in slot.read_parts() {
-            self.add(offset, bytes, control)?;
-        }
-        Ok(())
-    }
-
     /// Bytes of the disk at `offset`, and zeros before them.
     pub(crate) fn add(&mut self, offset: u64, bytes: &[u8], control: &Control<'_>) -> Result<()> {
         self.zeros_up_to(offset, control)?;
