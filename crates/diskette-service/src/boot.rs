@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::Args;
 use diskette::Conversion;
 use diskette::core::BlockReader;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::launch::boot_test::{BootReport, BootTest};
 use crate::launch::properties::{Machine, Preset};
 use crate::nodes;
-use crate::problem::{ACCEL_UNUSABLE, Problem, Result};
+use crate::problem::{ACCEL_UNUSABLE, CANCELLED, Problem, Result};
 use crate::settings::Settings;
 
 /// What is asked of a boot.
@@ -47,7 +48,12 @@ pub(crate) async fn run(asked: &Asked, settings: &Settings) -> Result<bool> {
         .tempdir()
         .map_err(Problem::internal)?;
     pass_through(scratch.path())?;
-    let report = test(asked, settings, scratch.path()).await?;
+    let report = tokio::select! {
+        biased;
+        // What has been made so far is removed.
+        interrupted = interrupted() => return Err(interrupted),
+        report = test(asked, settings, scratch.path()) => report?,
+    };
     if asked.json {
         println!("{}", serde_json::json!(report));
     } else {
@@ -56,6 +62,19 @@ pub(crate) async fn run(asked: &Asked, settings: &Settings) -> Result<bool> {
         println!("{verdict}: {} ({:.1} s)", report.reason, report.seconds);
     }
     Ok(report.passed)
+}
+
+/// Waits for whoever ends the command.
+async fn interrupted() -> Problem {
+    let mut terminated = match signal(SignalKind::terminate()) {
+        Ok(terminated) => terminated,
+        Err(error) => return Problem::internal(error),
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
+    Problem::new(CANCELLED, "the boot test was interrupted")
 }
 
 async fn test(asked: &Asked, settings: &Settings, scratch: &Path) -> Result<BootReport> {

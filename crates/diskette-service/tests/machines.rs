@@ -270,6 +270,77 @@ async fn an_image_that_boots_is_told_from_one_that_does_not() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[test]
+fn the_command_tells_by_its_code_whether_an_image_boots_and_cleans_up_when_it_is_interrupted() {
+    use nix::sys::signal::{Signal, kill};
+    let Some(bench) = bench() else { return };
+    // Its name is a part of the names of sockets, which are short.
+    let own = tempfile::Builder::new().prefix("db").tempdir().unwrap();
+    open_to_all(own.path());
+    let boot_test = |words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_diskette-service"));
+        command
+            .args(["boot-test", "small.img", "--expect"])
+            .args(words)
+            .current_dir(&bench.root)
+            .env("TMPDIR", own.path());
+        command
+    };
+    let left = || std::fs::read_dir(own.path()).unwrap().count();
+
+    let greeting = common::guest::GREETING;
+    let booted = boot_test(&[greeting, "--timeout", "60"]).output();
+    let booted = booted.unwrap();
+    assert!(booted.status.success(), "{booted:?}");
+    assert!(String::from_utf8_lossy(&booted.stdout).contains("\npass: "));
+    assert_eq!(left(), 0);
+    let silent = boot_test(&["never", "--timeout", "8"]).output();
+    let silent = silent.unwrap();
+    assert_eq!(silent.status.code(), Some(1), "{silent:?}");
+    assert!(String::from_utf8_lossy(&silent.stdout).contains("\nfail: "));
+    assert_eq!(left(), 0);
+
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut command = boot_test(&["never", "--timeout", "60"]);
+        let mut command = command
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let started = || !machines_below(own.path()).is_empty();
+        wait_until(started);
+        let process = i32::try_from(command.id()).unwrap();
+        kill(nix::unistd::Pid::from_raw(process), signal).unwrap();
+        let ended = command.wait().unwrap();
+        assert_eq!(ended.code(), Some(1), "{signal}: {ended}");
+        let said = std::io::read_to_string(command.stderr.unwrap()).unwrap();
+        assert!(said.contains("interrupted"), "{signal}: {said}");
+        assert_eq!(left(), 0, "{signal}");
+        wait_until(|| !started());
+    }
+}
+
+/// Processes that were told of a file in this folder.
+fn machines_below(folder: &Path) -> Vec<u32> {
+    let name = folder.display().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let told = |process: &u32| {
+        let words = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&name)
+    };
+    numbers.filter(told).collect()
+}
+
+fn wait_until(done: impl Fn() -> bool) {
+    for _ in 0..600 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("it takes more than a minute");
+}
+
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
