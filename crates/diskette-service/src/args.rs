@@ -55,6 +55,11 @@ enum Command {
         given: Box<Given>,
     },
     /// Boot an image for some seconds on an overlay, and say whether it speaks on its serial console.
+    #[command(after_help = "\
+Exit code: 0 it boots, 1 it does not, 2 that could not be found out.
+
+Example:
+  diskette-service boot-test disk.vmdk --expect login: --timeout 120")]
     BootTest {
         #[command(flatten)]
         asked: boot::Asked,
@@ -122,8 +127,14 @@ fn done(args: Args) -> Result<ExitCode, server::Failure> {
         } => return doctor(&Settings::load(*given, config.as_deref())?, json),
         Command::BootTest { asked, given } => {
             let settings = Settings::load(*given, None)?;
-            let passed = server::runtime()?.block_on(boot::run(&asked, &settings))?;
-            return Ok(ExitCode::from(u8::from(!passed)));
+            let passed = server::runtime()?.block_on(boot::run(&asked, &settings));
+            return Ok(ExitCode::from(match passed {
+                Ok(passed) => u8::from(!passed),
+                Err(problem) => {
+                    eprintln!("diskette-service: {}", server::Failure::from(problem));
+                    2
+                }
+            }));
         }
         Command::Service(verb) => {
             return Ok(client::run(&verb).unwrap_or_else(|failure| {

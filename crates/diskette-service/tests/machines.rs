@@ -311,7 +311,7 @@ fn the_command_tells_by_its_code_whether_an_image_boots_and_cleans_up_when_it_is
         let process = i32::try_from(command.id()).unwrap();
         kill(nix::unistd::Pid::from_raw(process), signal).unwrap();
         let ended = command.wait().unwrap();
-        assert_eq!(ended.code(), Some(1), "{signal}: {ended}");
+        assert_eq!(ended.code(), Some(2), "{signal}: {ended}");
         let said = std::io::read_to_string(command.stderr.unwrap()).unwrap();
         assert!(said.contains("interrupted"), "{signal}: {said}");
         assert_eq!(left(), 0, "{signal}");

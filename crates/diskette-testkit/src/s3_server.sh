@@ -39,14 +39,13 @@ cd "$folder"
 monmaptool --create --fsid $cluster --addv a "v1:127.0.0.1:$monitor" monmap --clobber
 ceph-mon -c ceph.conf -i a --mkfs --monmap monmap
 ceph-mon -c ceph.conf -i a
-# Whoever asks before the monitor knows the cluster's id is refused.
+# Whoever asks before the monitor knows the cluster is refused, sometimes once more after an answer.
 for _ in {1..60}; do
-  if ceph -c ceph.conf status 2>/dev/null | grep -q "$cluster"; then
+  if ceph -c ceph.conf osd new 11111111-2222-4333-8444-555555555555 0; then
     break
   fi
   sleep 0.5
 done
-ceph -c ceph.conf osd new 11111111-2222-4333-8444-555555555555 0
 ceph-osd -c ceph.conf -i 0 --mkfs --osd-uuid 11111111-2222-4333-8444-555555555555
 # A store that gives up is started anew.
 for _ in {1..60}; do
