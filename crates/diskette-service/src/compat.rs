@@ -1,5 +1,7 @@
 //! SandLabX's routes, as its clients know them.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::multipart::MultipartRejection;
 use axum::extract::{Multipart, Path, State};
@@ -177,7 +179,7 @@ pub(crate) async fn validate(
 ) -> Result<Json<Value>> {
     caller.need(Scope::Read)?;
     let row = catalog::row(&app.db, &caller, &id).await?;
-    let found = api::verified(&app, &row).await?;
+    let found = api::verified(&app, &row, Arc::default()).await?;
     Ok(Json(
         json!({ "success": true, "valid": found["sound"], "result": found }),
     ))

@@ -277,7 +277,7 @@ fn promised(bench: &Bench<'_>) -> Result<()> {
         }
     }
     if let Some(promised) = told_512.as_ref().or(wanted.sha512.as_ref()) {
-        let found = result::sha512_of_file(spool.path());
+        let found = result::sha512_of_file(spool.path(), &while_wanted(bench));
         let found = found.map_err(|error| fault::of_machine("hashing", &error))?;
         if !promised.eq_ignore_ascii_case(&found) {
             return wrong("SHA-512", promised, &found);
@@ -339,6 +339,13 @@ fn limits(settings: &Settings) -> Limits {
 }
 
 /// What is taken of memory while it is read, and never grows with an image.
+/// Work that goes on while the image is wanted, and tells nobody how far it is.
+fn while_wanted<'a>(bench: &Bench<'a>) -> diskette::engine::Control<'a> {
+    let mut control = diskette::engine::Control::default();
+    control.cancel = Some(&bench.job.cancel);
+    control
+}
+
 pub(crate) fn control<'a>(
     bench: &'a Bench<'_>,
     progress: &'a (dyn Fn(diskette::engine::Progress) + Sync),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diskette::Conversion;
 use diskette::core::{BlockReader, Chain, FormatChoice, OpenOptions};
-use diskette::engine::{Pieces, Progress, Witness, digest, pieces};
+use diskette::engine::{Control, Pieces, Progress, Witness, digest, pieces};
 use serde_json::{Value, json};
 
 use crate::api::blocking;
@@ -152,9 +152,11 @@ impl Task {
             }
         };
         let new = diskette::inspect(staged, options).map_err(image)?;
+        let mut control = Control::default();
+        control.cancel = Some(&self.steering.cancel);
         Ok(Made {
             staged: staged.to_owned(),
-            sha256: sha256_of_file(staged).map_err(machine)?,
+            sha256: sha256_of_file(staged, &control).map_err(machine)?,
             size: std::fs::metadata(staged).map_err(machine)?.len(),
             format,
             kind: "disk",

@@ -263,6 +263,29 @@ fn a_damaged_blob_is_found_and_put_away() {
 }
 
 #[test]
+fn a_verification_tells_how_far_it_is_and_ends_when_it_is_cancelled() {
+    let server = Server::start();
+    stored(&server, &json!({"name": "disk"}), &disk(3));
+    // To hash these zeros takes a minute, or many.
+    let blob = &server.files("blobs")[0];
+    std::fs::remove_file(blob).unwrap();
+    let large = std::fs::File::create(blob).unwrap();
+    large.set_len(256 << 30).unwrap();
+    let begun = server.json("POST", "/api/v1/images/disk/actions/verify", &json!({}));
+    let path = begun.expect(202)["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/operations/{path}");
+    let begun = server.until(&path, |operation| operation["done"].as_u64() > Some(0));
+    assert_eq!(begun["total"], 256_u64 << 30);
+    server.call("DELETE", &path, &[], &[]).expect(202);
+    let ended = server.until(&path, |operation| operation["state"] != "running");
+    assert_eq!(ended["state"], "cancelled", "{ended:#}");
+    // Nothing is known of it, and nothing done to it.
+    let image = server.get("/api/v1/images/disk").expect(200);
+    assert_eq!(image["state"], "ready");
+    assert!(server.files("quarantine").is_empty());
+}
+
+#[test]
 fn what_is_switched_off_is_not_given_out() {
     let server = Server::start();
     stored(&server, &json!({"name": "disk"}), &disk(4));

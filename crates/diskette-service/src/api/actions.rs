@@ -92,8 +92,8 @@ async fn verify(app: &Shared, caller: &Caller, row: Row) -> Result<Operation> {
         "verify",
         Some(&id),
         json!({}),
-        move |_| async move {
-            let found = super::verified(&shared, &row).await?;
+        move |steering| async move {
+            let found = super::verified(&shared, &row, steering).await?;
             if found["sound"] == true {
                 return Ok(found);
             }

@@ -30,6 +30,7 @@ use crate::auth::{Caller, Scope};
 use crate::catalog::{self, Row};
 use crate::fault;
 use crate::ingest::{check_as_json, contents_as_json, hex, info_as_json, sha256_of_file};
+use crate::operations::Steering;
 use crate::problem::{Problem, ProblemBody, RANGE_INVALID, Result};
 use crate::state::{App, Shared};
 
@@ -279,12 +280,14 @@ pub(crate) async fn report(
     Ok(Json(report))
 }
 
-/// Whether a stored image is what it was when it became ready.
-pub(crate) async fn verified(app: &Shared, row: &Row) -> Result<Value> {
+/// Whether a stored image is what it was when it became ready; who steers hears how much of it is hashed.
+pub(crate) async fn verified(app: &Shared, row: &Row, steering: Arc<Steering>) -> Result<Value> {
     let stored = Stored::of(app, row)?;
     let expected = row.blob.clone();
     blocking(move || {
-        let sha256 = sha256_of_file(&stored.path).map_err(|error| fault::of_machine("reading", &error))?;
+        let progress = |progress| steering.progress(progress);
+        let sha256 = sha256_of_file(&stored.path, &steering.control(1, &progress));
+        let sha256 = sha256.map_err(|error| fault::of_machine("reading", &error))?;
         let same = Some(&sha256) == expected.as_ref();
         let check = match stored.format {
             "qcow2" => Some(diskette::check(&stored.path, &stored.options())),

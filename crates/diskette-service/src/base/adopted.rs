@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use diskette::engine::Control;
 use serde_json::{Value, json};
 
 use super::fetching::{fetch, ourselves, set_aliases};
@@ -139,7 +140,8 @@ impl Adopted {
             (Some(own), Some(blob)) if own == blob && digest.len() == 128 => {
                 let path = app.store.blob(&blob);
                 let hashed = blocking(move || {
-                    sha512_of_file(&path).map_err(|error| fault::of_machine("hashing", &error))
+                    sha512_of_file(&path, &Control::default())
+                        .map_err(|error| fault::of_machine("hashing", &error))
                 });
                 Some(hashed.await?)
             }

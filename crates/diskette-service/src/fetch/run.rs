@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use diskette::engine::Control;
 use serde_json::{Value, json};
 
 use super::Import;
@@ -318,9 +319,11 @@ impl Round {
     /// What is wrong with the bytes, if they are not those that were promised.
     fn wrong_digest(&self) -> Result<Option<Problem>> {
         let spool = &self.job.spool;
+        let mut control = Control::default();
+        control.cancel = Some(&self.job.cancel);
         for promised in &self.digests {
             let found = match promised.len() {
-                128 => sha512_of_file(spool.path())
+                128 => sha512_of_file(spool.path(), &control)
                     .map_err(|error| fault::of_machine("hashing", &error))?,
                 _ => hex(&spool.sha256()),
             };

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::result::{check_as_json, hex, info_as_json, sha256_of_file};
 use super::source::Source;
-use super::{Bench, MOST_HASHED, Made, control, judge, not_empty, wait_for_all};
+use super::{Bench, MOST_HASHED, Made, control, judge, not_empty, wait_for_all, while_wanted};
 use crate::fault;
 use crate::problem::{CORRUPT, Problem, Result};
 use crate::spool::SpoolReader;
@@ -119,8 +119,9 @@ fn verified(
     let mut control = control(bench, &progress);
     // What is hashed from first to last takes longest: it is not to wait for a processor.
     control.threads = Some(bench.settings.threads.saturating_sub(1).max(1));
+    let wanted = while_wanted(bench);
     let (check, sha256, guest_sha256, stable) = thread::scope(|scope| {
-        let sha256 = scope.spawn(|| sha256_of_file(staged));
+        let sha256 = scope.spawn(|| sha256_of_file(staged, &wanted));
         let stable = scope.spawn(|| File::open(staged)?.sync_all());
         let guest_sha256 = scope.spawn(|| witness.sha256(info.size, &control));
         let check = look_at(&control, bench, info.size, &witness.pieces(), staged);

@@ -140,7 +140,8 @@ fn staged(bench: &Bench<'_>, source: &Source) -> Result<(PathBuf, String)> {
     }
     let Some(spool) = &source.spool else {
         copy(source, &staged).map_err(|error| fault::of_image(&error))?;
-        let sha256 = super::sha256_of_file(&staged).map_err(machine)?;
+        let sha256 =
+            super::sha256_of_file(&staged, &super::while_wanted(bench)).map_err(machine)?;
         return Ok((staged, sha256));
     };
     spool.finish().map_err(machine)?;

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use diskette::core::{CheckReport, Details, ImageInfo, Result, Storage, StorageExt, Value as Told};
+use diskette::engine::{Control, Progress};
 use diskette::inside::{Contents, FileSystem, ISO_HEAD};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256, Sha512};
@@ -15,23 +17,40 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The SHA-256 of a file's bytes.
-pub(crate) fn sha256_of_file(path: &Path) -> io::Result<String> {
-    digest_of_file::<Sha256>(path)
+pub(crate) fn sha256_of_file(path: &Path, control: &Control<'_>) -> io::Result<String> {
+    digest_of_file::<Sha256>(path, control)
 }
 
 /// The SHA-512 of a file's bytes.
-pub(crate) fn sha512_of_file(path: &Path) -> io::Result<String> {
-    digest_of_file::<Sha512>(path)
+pub(crate) fn sha512_of_file(path: &Path, control: &Control<'_>) -> io::Result<String> {
+    digest_of_file::<Sha512>(path, control)
 }
 
-fn digest_of_file<D: Digest>(path: &Path) -> io::Result<String> {
+/// A second for each GiB or two: who cancels does not wait for the rest.
+fn digest_of_file<D: Digest>(path: &Path, control: &Control<'_>) -> io::Result<String> {
     let mut file = File::open(path)?;
+    let total = file.metadata()?.len();
+    let mut done = 0;
     let mut digest = D::new();
     let mut piece = vec![0; 1 << 20];
     loop {
-        match file.read(&mut piece)? {
+        if control
+            .cancel
+            .is_some_and(|cancel| cancel.load(Ordering::Relaxed))
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "it was given up",
+            ));
+        }
+        let len = match file.read(&mut piece)? {
             0 => return Ok(hex(&digest.finalize())),
-            len => digest.update(&piece[..len]),
+            len => len,
+        };
+        digest.update(&piece[..len]);
+        done += len as u64;
+        if let Some(tell) = control.progress {
+            tell(Progress { done, total });
         }
     }
 }
