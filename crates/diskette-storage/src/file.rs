@@ -9,7 +9,7 @@ use diskette_core::{Error, Result, Run, RunKind, Storage};
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
 
 /// A regular file or a block device, read by position.
 ///
@@ -61,7 +61,7 @@ impl FileStorage {
         self.kind.size(&self.file)
     }
 
-    /// Tells QEMU's programs, and ourselves elsewhere, that this file is being read as an image, until it is closed.
+    /// Tells QEMU's programs, and ourselves elsewhere, that this file is being read as an image, as long as this lives.
     /// Fails where another program writes it.
     pub fn lock(&self) -> Result<()> {
         Lock::Read.take(&self.file, &self.name)
@@ -146,6 +146,12 @@ pub(crate) fn run_at(file: &File, kind: FileKind, size: u64, offset: u64) -> io:
 /// The library's error for a file that could not be opened, created or renamed.
 pub(crate) const fn failed(op: &'static str, path: String, source: io::Error) -> Error {
     Error::File { op, path, source }
+}
+
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        lock::give_up(&self.file);
+    }
 }
 
 impl Storage for FileStorage {

@@ -10,7 +10,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
 use rustix::io::Errno;
 
 use crate::file::{FileKind, failed, run_at};
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
 
 /// A regular file or a block device, read and written by position.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl FileStorageMut {
         &self.file
     }
 
-    /// Tells QEMU's programs, and ourselves elsewhere, that this file is being written, until it is closed. Fails where
+    /// Tells QEMU's programs, and ourselves elsewhere, that this file is being written, as long as this lives. Fails where
     /// another program reads it as an image, or writes it.
     pub fn lock(&self) -> Result<()> {
         Lock::Write.take(&self.file, &self.name)
@@ -107,6 +107,12 @@ impl FileStorageMut {
             at += part as u64;
         }
         Ok(())
+    }
+}
+
+impl Drop for FileStorageMut {
+    fn drop(&mut self) {
+        lock::give_up(&self.file);
     }
 }
 

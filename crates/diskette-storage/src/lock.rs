@@ -1,7 +1,8 @@
 //! The locks by which QEMU's programs tell each other what they do with an image.
 //!
 //! They are locks of an open file on single bytes, 100 and up for what a program does, 200 and up for what it does not
-//! suffer others to do (`block/file-posix.c`). No byte is changed. They end when the file is closed.
+//! suffer others to do (`block/file-posix.c`). No byte is changed. They end when the file is closed, also by processes that
+//! were forked meanwhile and have not become another program yet: so they are given up before.
 
 use std::fs::File;
 use std::io;
@@ -27,17 +28,14 @@ enum Act {
 }
 
 impl Lock {
-    /// Takes the lock on `file`, until it is closed; fails where somebody holds one that does not go with it.
+    /// Takes the lock on `file`, until it is given up; fails where somebody holds one that does not go with it.
     pub(crate) fn take(self, file: &File, name: &str) -> Result<()> {
         let taken = self
             .announce(file)
             .and_then(|()| self.look_for_others(file));
         taken.map_err(|source| {
-            // What could not be had whole is given back; that fails only where nothing was taken.
-            let _ = fcntl(
-                file,
-                FcntlArg::F_OFD_SETLK(&on_bytes(100, 200, libc::F_UNLCK)),
-            );
+            // What could not be had whole.
+            give_up(file);
             Error::File {
                 op: "lock",
                 path: name.to_owned(),
@@ -88,6 +86,15 @@ impl Lock {
     const fn suffers_not(self) -> &'static [Act] {
         &[Act::Write, Act::Resize]
     }
+}
+
+/// Gives up what there is of locks on `file`.
+pub(crate) fn give_up(file: &File) {
+    // It fails only where nothing was taken.
+    let _ = fcntl(
+        file,
+        FcntlArg::F_OFD_SETLK(&on_bytes(100, 200, libc::F_UNLCK)),
+    );
 }
 
 impl Act {
@@ -167,6 +174,23 @@ mod tests {
             refused,
             "failed to get shared \"write\" lock; is another process using the image?"
         );
+    }
+
+    #[test]
+    fn a_lock_is_given_up_though_a_forked_process_has_the_file_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        std::fs::write(&path, "image").unwrap();
+        let writer = FileStorageMut::open(&path).unwrap();
+        writer.lock().unwrap();
+        // As a process has it that was forked, and is not another program yet.
+        let _kept = writer.file().try_clone().unwrap();
+        drop(writer);
+        let reader = FileStorage::open(&path).unwrap();
+        reader.lock().unwrap();
+        let _kept = reader.file().try_clone().unwrap();
+        drop(reader);
+        FileStorageMut::open(&path).unwrap().lock().unwrap();
     }
 
     #[test]
